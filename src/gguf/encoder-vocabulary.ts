@@ -2,7 +2,8 @@ import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { isRecord, show } from "../base/json.ts";
 import { UserError } from "../base/errors.ts";
 import type { ModelConfig } from "../models/config.ts";
-import { tokenizerMetadata, WORDPIECE } from "./tokenizer.ts";
+import { VOCABULARIES } from "./folder/vocabulary.ts";
+import { tokenizerMetadata } from "./tokenizer.ts";
 import type { GgufValue } from "./write.ts";
 
 /** The tokenizers of text encoders as GGUF metadata. */
@@ -101,7 +102,7 @@ function wordPiece({ tokenizer, config }: Vocabulary, model: Model): [string, Gg
     places.set(token, id);
   }
   return [
-    ["tokenizer.ggml.model", { text: WORDPIECE }],
+    ["tokenizer.ggml.model", { text: VOCABULARIES.wordPiece }],
     ["tokenizer.ggml.pre", { text: "default" }],
     ["tokenizer.ggml.tokens", { texts: tokens }],
     ["tokenizer.ggml.token_type", { i32s: types }],

@@ -5,11 +5,8 @@ import { isRecord, show } from "../base/json.ts";
 import { endOfTurn } from "../data/chat/end-of-turn.ts";
 import { chatTemplates } from "./chat.ts";
 import { DIGITS, GPT2, type PreTokenizer, SPLITS } from "./folder/pre-tokenizers.ts";
-import { PHI3_TOKENS, TOKEN_TYPE } from "./folder/vocabulary.ts";
+import { PHI3_TOKENS, TOKEN_TYPE, VOCABULARIES } from "./folder/vocabulary.ts";
 import type { GgufValue } from "./write.ts";
-
-/** llama.cpp's name of a WordPiece vocabulary. */
-export const WORDPIECE = "bert";
 
 /** A BPE tokenizer as `tokenizer.json` has it. */
 interface Bpe {
@@ -117,7 +114,7 @@ const MARKER = /^(?:<\|.*\|>|<\uff5c.*\uff5c>|<unused.*>|<pad>|<mask>|<2mass>|\[
 
 function byteLevel(bpe: Bpe, tokens: readonly string[], types: readonly number[]): [string, GgufValue][] {
   return [
-    ["tokenizer.ggml.model", { text: "gpt2" }],
+    ["tokenizer.ggml.model", { text: VOCABULARIES.byteLevel }],
     ["tokenizer.ggml.pre", { text: preTokenizer(bpe) }],
     ["tokenizer.ggml.tokens", { texts: tokens }],
     ["tokenizer.ggml.token_type", { i32s: types }],
@@ -156,7 +153,7 @@ function sentencePiece(bpe: Bpe, tokens: readonly string[], given: readonly numb
   const texts = tokens.map((token, id) => (types[id] === TOKEN_TYPE.userDefined ? token.replaceAll(SPACE, " ") : token));
   const unknownId = unknown === null ? undefined : Number(vocab[unknown]);
   return [
-    ["tokenizer.ggml.model", { text: "llama" }],
+    ["tokenizer.ggml.model", { text: VOCABULARIES.scored }],
     ["tokenizer.ggml.pre", { text: "default" }],
     ["tokenizer.ggml.tokens", { texts }],
     ["tokenizer.ggml.token_type", { i32s: types }],

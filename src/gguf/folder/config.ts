@@ -1,9 +1,8 @@
 import { UserError } from "../../base/errors.ts";
-import type { Family, Raw } from "../../models/families/family.ts";
+import type { Family, GgufGiven, Raw } from "../../models/families/family.ts";
 import { FAMILIES } from "../../models/families/index.ts";
 import type { GgufFile } from "../read/container.ts";
 import { type Facts, factsOf, shortest } from "./facts.ts";
-import { FAMILY_KEYS, type FamilyKeys, type Given } from "./families.ts";
 import { type Factors, ropeKeys } from "./rope.ts";
 import { SAMPLING_NAMES } from "./sampling-names.ts";
 
@@ -21,11 +20,13 @@ export interface ModelFiles {
  */
 export function configOf(file: GgufFile, factors: Factors): ModelFiles {
   const facts = factsOf(file);
-  const { family, own } = readerOf(facts);
+  const candidates = candidatesOf(facts);
   const embedding = file.tensors.get("token_embd.weight");
   if (!embedding)
     throw new UserError(`${file.path} holds no tensor token_embd.weight; is it a model, and no adapter or vocabulary?`);
   const given = givenOf(facts, file);
+  const { family, keys } = familyOf(candidates, given);
+  const { activation, scalings } = family.gguf!;
   const { heads, kvHeads, headDim, hiddenSize, layers, rotaryDim, epsilon } = given;
   const key = (name: string) => `${facts.architecture}.${name}`;
   const rotation = {
@@ -44,32 +45,46 @@ export function configOf(file: GgufFile, factors: Factors): ModelFiles {
       intermediate_size: widthOf(facts),
       num_hidden_layers: layers,
       num_attention_heads: heads,
-      num_key_value_heads: Math.max(...kvHeads),
+      num_key_value_heads: kvHeads.find((count) => count > 0),
       head_dim: headDim,
-      hidden_act: family.gguf!.activation,
+      hidden_act: activation,
       rms_norm_eps: epsilon,
       tie_word_embeddings: !file.tensors.has("output.weight"),
-      ...ropeKeys(facts, rotation, factors, own.roundsYarn),
+      ...ropeKeys(facts, rotation, factors, !scalings.includes("yarn-rounded")),
       bos_token_id: facts.number("tokenizer.ggml.bos_token_id"),
       eos_token_id: eos,
       pad_token_id: facts.number("tokenizer.ggml.padding_token_id"),
-      ...own.keys(given),
+      ...keys,
     },
     generation: { ...(ends.length > 0 && { eos_token_id: ends }), ...samplingOf(facts) },
   };
 }
 
-/** @throws {UserError} an architecture that is not read */
-function readerOf({ architecture, path }: Facts): { readonly family: Family; readonly own: FamilyKeys } {
-  const own = Object.hasOwn(FAMILY_KEYS, architecture) ? FAMILY_KEYS[architecture] : undefined;
-  const family = FAMILIES.find(({ gguf }) => gguf?.architecture === architecture);
-  if (own && family) return { family, own };
+/** The families whose files are read, by llama.cpp's name of the architecture. */
+const READ = Map.groupBy(
+  FAMILIES.filter(({ gguf }) => gguf !== null && gguf.keys !== null),
+  ({ gguf }) => gguf!.architecture,
+);
+
+/** The families that a file may be of. @throws {UserError} an architecture that is not read */
+function candidatesOf({ architecture, path }: Facts): readonly Family[] {
+  const found = READ.get(architecture);
+  if (found) return found;
   throw new UserError(
-    `${path} holds a model of the architecture ${architecture}, which is not read from GGUF files; expected one of ${Object.keys(FAMILY_KEYS).join(", ")}: use the folder that it was made of`,
+    `${path} holds a model of the architecture ${architecture}, which is not read from GGUF files; expected one of ${[...READ.keys()].join(", ")}: use the folder that it was made of`,
   );
 }
 
-function givenOf(facts: Facts, { tensors, path }: GgufFile): Given {
+/** The first family that takes the file for one of its own, and the keys that it makes of it. */
+function familyOf(candidates: readonly Family[], given: GgufGiven): { readonly family: Family; readonly keys: Raw } {
+  for (const family of candidates) {
+    const keys = family.gguf!.keys!(given);
+    if (keys !== null) return { family, keys };
+  }
+  throw given.refusal("a model of no family that is known here");
+}
+
+function givenOf(facts: Facts, { tensors, path }: GgufFile): GgufGiven {
   const key = (name: string) => `${facts.architecture}.${name}`;
   const own = (name: string) => {
     const value = facts.number(key(name));
@@ -86,7 +101,6 @@ function givenOf(facts: Facts, { tensors, path }: GgufFile): Given {
   if (values !== headDim)
     throw new UserError(`${path} has heads of ${headDim} features and values of ${values}, which is not supported`);
   return {
-    facts,
     layers,
     heads,
     kvHeads: keyHeads(facts, layers, heads),
@@ -96,7 +110,10 @@ function givenOf(facts: Facts, { tensors, path }: GgufFile): Given {
     epsilon: own("attention.layer_norm_rms_epsilon") ?? own("attention.layer_norm_epsilon") ?? 1e-5,
     own,
     need: (name) => shortest(facts.expectNumber(key(name))),
+    flag: (name) => facts.flag(key(name)),
+    flags: (name) => facts.flags(key(name)),
     hasTensor: (name) => tensors.has(name),
+    refusal: (what) => new UserError(`${path} (architecture ${facts.architecture}) holds ${what}, which is not supported`),
   };
 }
 

@@ -64,11 +64,14 @@ const listOf =
   (value: GgufValue): value is GgufValue & readonly T[] =>
     Array.isArray(value) && (value as readonly GgufValue[]).every(is);
 
-/** The shortest decimal number that an f32 was made of: files hold 1e-5 as 9.999999747378752e-6. */
-export function shortest(value: number): number {
+/**
+ * The shortest decimal number that an f32 was made of: files hold 1e-5 as 9.999999747378752e-6.
+ * @param of makes the file's number of the one that is looked for; by default they are the same
+ */
+export function shortest(value: number, of = (decimal: number): number => decimal): number {
   for (let digits = 1; digits < 9; digits++) {
     const short = Number(value.toPrecision(digits));
-    if (Math.fround(short) === Math.fround(value)) return short;
+    if (Math.fround(of(short)) === Math.fround(of(value))) return short;
   }
   return value;
 }

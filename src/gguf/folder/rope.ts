@@ -52,7 +52,9 @@ export function ropeKeys(facts: Facts, rotation: Rotation, factors: Factors, rou
         factor,
         original_max_position_embeddings: original,
         truncate: rounds,
-        ...(attention === null || attention === 1 ? {} : { attention_factor: shortest(attention * usual) }),
+        ...(attention === null || attention === 1
+          ? {}
+          : { attention_factor: shortest(attention * usual, (factor) => factor / usual) }),
       });
     }
     default:
@@ -74,7 +76,10 @@ const YARN = {
 function longRope({ architecture, number }: Facts, { context }: Rotation, long: Float32Array, short: Float32Array): object {
   const original = number(`${architecture}.rope.scaling.original_context_length`) ?? context;
   const attention = number(`${architecture}.rope.scaling.attn_factor`);
-  const [longFactors, shortFactors] = [[...long].map(shortest), [...short].map(shortest)];
+  const [longFactors, shortFactors] = [long, short].map((factors) => [...factors].map((value) => shortest(value))) as [
+    number[],
+    number[],
+  ];
   const usual = longRopeAttentionFactor({
     type: "longrope",
     shortFactors,
@@ -105,25 +110,26 @@ const SAME = 1e-5;
 
 /** Finds Llama 3's scaling by what it divides frequencies by. @throws {UserError} divisors that are none of it */
 function llama3Of(path: string, divisors: Float32Array, { rotaryDim, theta }: Rotation): object {
+  if (divisors.length !== rotaryDim / 2)
+    throw new UserError(
+      `${path}: rope_freqs.weight has ${divisors.length} numbers; expected one for each two of ${rotaryDim} features`,
+    );
   const factor = shortest(Math.max(...divisors));
   const plain = inverseFrequencies({ rotaryDim, rope: { theta, scaling: { type: "default" } } }).inverse;
   const fits = (scaling: Llama3): boolean => {
     const { inverse } = inverseFrequencies({ rotaryDim, rope: { theta, scaling } });
     return inverse.every((value, i) => Math.abs(plain[i]! / value / divisors[i]! - 1) < SAME);
   };
-  const found =
-    divisors.length === rotaryDim / 2 && factor >= 1
-      ? CONTEXTS.map((originalMaxPositions): Llama3 => ({
-          type: "llama3",
-          factor,
-          lowFreqFactor: 1,
-          highFreqFactor: 4,
-          originalMaxPositions,
-        })).find(fits)
-      : undefined;
-  if (!found)
+  const found = CONTEXTS.map((originalMaxPositions): Llama3 => ({
+    type: "llama3",
+    factor,
+    lowFreqFactor: 1,
+    highFreqFactor: 4,
+    originalMaxPositions,
+  })).find(fits);
+  if (!found || !(factor >= 1))
     throw new UserError(
-      `${path}: rope_freqs.weight is not the scaling of a Llama 3 (low_freq_factor 1, high_freq_factor 4); use the original model`,
+      `${path}: rope_freqs.weight is not the scaling of a Llama 3 (low_freq_factor 1, high_freq_factor 4); use the folder that the file was made of`,
     );
   return {
     factor,

@@ -11,7 +11,7 @@ import { templateProcessing } from "../../data/tokens/surroundings.ts";
 import type { GgufFile } from "../read/container.ts";
 import { type Facts, factsOf } from "./facts.ts";
 import { PRE_TOKENIZERS, splitOf } from "./pre-tokenizers.ts";
-import { PHI3_TOKENS, TOKEN_TYPE, TOOLS_LINE } from "./vocabulary.ts";
+import { PHI3_TOKENS, TOKEN_TYPE, TOOLS_LINE, VOCABULARIES } from "./vocabulary.ts";
 
 /** The contents of a model folder's files about its tokens. */
 export interface TokenizerFiles {
@@ -26,6 +26,8 @@ interface Vocabulary {
   readonly facts: Facts;
   readonly tokens: readonly string[];
   readonly types: readonly number[];
+  /** Tokens that take the white space behind them. */
+  readonly strips: (token: string, type: number | undefined) => boolean;
   /** Tokens that go in front of a text, and behind it. */
   readonly before: readonly string[];
   readonly after: readonly string[];
@@ -56,15 +58,16 @@ export function tokenizerOf(file: Pick<GgufFile, "path" | "metadata">): Tokenize
     facts,
     tokens,
     types,
+    strips: spaceTaking(facts, tokens),
     before: wanted("bos", hasStart),
     after: wanted("eos", false),
   });
   const config = { tokenizer_class: "PreTrainedTokenizerFast", ...named, ...templatesOf(facts) };
-  if (model === "gpt2") {
+  if (model === VOCABULARIES.byteLevel) {
     const split = splitOf(facts.text(key("pre")) ?? "");
     return { tokenizer: byteLevelJson(vocabulary(split?.whole === true)), config };
   }
-  if (model === "llama") return { tokenizer: scoredJson(vocabulary(true)), config };
+  if (model === VOCABULARIES.scored) return { tokenizer: scoredJson(vocabulary(true)), config };
   throw new UserError(
     `${path} has a vocabulary of the kind ${show(model)} (${key("model")}); expected gpt2 (byte-level BPE) or llama (SentencePiece's BPE): use the folder that the file was made of`,
   );
@@ -102,7 +105,7 @@ function templatesOf({ text, texts }: Facts): object {
 const isFiller = (token: string, type: number | undefined): boolean => type === TOKEN_TYPE.unused && /^\[PAD\d+\]$/.test(token);
 
 /** @throws {UserError} merges that are none, words split in a way that is not known here */
-function byteLevelJson({ facts, tokens, types, before, after }: Vocabulary): Record<string, unknown> {
+function byteLevelJson({ facts, tokens, types, strips, before, after }: Vocabulary): Record<string, unknown> {
   const { path } = facts;
   const pre = facts.text(key("pre"));
   const split = splitOf(pre ?? "");
@@ -118,7 +121,7 @@ function byteLevelJson({ facts, tokens, types, before, after }: Vocabulary): Rec
   const merged = new Set(merges.flatMap(([left, right]) => [left, right, left + right]));
   const isAdded = (id: number) => types[id] === TOKEN_TYPE.control || types[id] === TOKEN_TYPE.userDefined;
   const added = tokens.flatMap((token, id): (AddedToken & { id: number })[] =>
-    isAdded(id) ? [{ id, ...tokenOf(facts, tokens, token, types[id]) }] : [],
+    isAdded(id) ? [{ id, ...tokenOf(token, types[id], strips) }] : [],
   );
   const vocabulary = tokens.flatMap((token, id): [string, number][] =>
     isFiller(token, types[id]) || (isAdded(id) && !merged.has(token)) ? [] : [[token, id]],
@@ -148,12 +151,12 @@ function byteLevelJson({ facts, tokens, types, before, after }: Vocabulary): Rec
 }
 
 /** @throws {UserError} tokens without scores */
-function scoredJson({ facts, tokens, types, before, after }: Vocabulary): Record<string, unknown> {
+function scoredJson({ facts, tokens, types, strips, before, after }: Vocabulary): Record<string, unknown> {
   const scores = facts.numbers(key("scores")) ?? [];
   if (scores.length !== tokens.length)
     throw new UserError(`${facts.path} has ${tokens.length} tokens and ${scores.length} scores (${key("scores")})`);
   // Tokens of a tokenizer's author are cut out of a text before others are made; files write spaces in them as they are.
-  const first = Math.max(0, ...scores) + 1;
+  const first = scores.reduce((most, score) => Math.max(most, score), 0) + 1;
   const pieces = tokens.map((token, id) => {
     const type = types[id] === TOKEN_TYPE.userDefined ? PIECE.userDefined : types[id]!;
     return type === PIECE.userDefined
@@ -163,7 +166,7 @@ function scoredJson({ facts, tokens, types, before, after }: Vocabulary): Record
   const spacePrefix = facts.flag(key("add_space_prefix")) ?? true;
   const model: SentencePieceModel = { pieces, byteFallback: types.includes(TOKEN_TYPE.byte), spacePrefix };
   const marked = tokens.flatMap((token, id): [number, AddedToken][] =>
-    takesSpaces(facts, tokens, token, types[id]) ? [[id, tokenOf(facts, tokens, token, types[id])]] : [],
+    strips(token, types[id]) ? [[id, tokenOf(token, types[id], strips)]] : [],
   );
   return sentencePieceJson(model, { added: new Map(marked), prefixOnce: false, spacePrefix: null, before, after });
 }
@@ -171,13 +174,13 @@ function scoredJson({ facts, tokens, types, before, after }: Vocabulary): Record
 /** The character that stands for a space in SentencePiece's tokens. */
 const SPACE = "\u2581";
 
-const tokenOf = (facts: Facts, tokens: readonly string[], token: string, type: number | undefined): AddedToken => ({
+const tokenOf = (token: string, type: number | undefined, strips: Vocabulary["strips"]): AddedToken => ({
   ...plainToken(token, type === TOKEN_TYPE.control),
-  rstrip: takesSpaces(facts, tokens, token, type),
+  rstrip: strips(token, type),
 });
 
-/** Tells whether a token takes the white space behind it, which llama.cpp knows of the special ones of a Phi-3 by the model's name. */
-function takesSpaces({ text }: Facts, tokens: readonly string[], token: string, type: number | undefined): boolean {
-  if (!/phi-?3/i.test(text("general.name") ?? "") || !PHI3_TOKENS.every((each) => tokens.includes(each))) return false;
-  return token === "</s>" || (type === TOKEN_TYPE.control && !PHI3_TOKENS.includes(token));
+/** Finds the tokens that take the white space behind them: llama.cpp knows of the special ones of a Phi-3, by the model's name. */
+function spaceTaking({ text }: Facts, tokens: readonly string[]): Vocabulary["strips"] {
+  if (!/phi-?3/i.test(text("general.name") ?? "") || !PHI3_TOKENS.every((each) => tokens.includes(each))) return () => false;
+  return (token, type) => token === "</s>" || (type === TOKEN_TYPE.control && !PHI3_TOKENS.includes(token));
 }

@@ -8,3 +8,6 @@ export const PHI3_TOKENS: readonly string[] = ["</s>", "<unk>", "<s>", "<|endoft
 
 /** Begins a template that has to be told that there are no tools, which llama.cpp does not tell it. */
 export const TOOLS_LINE = "{% set tools = tools or none %}";
+
+/** llama.cpp's names of kinds of vocabularies: byte-level BPE by its merges, and SentencePiece's BPE by the scores of tokens; and WordPiece. */
+export const VOCABULARIES = { byteLevel: "gpt2", scored: "llama", wordPiece: "bert" } as const;

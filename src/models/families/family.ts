@@ -1,3 +1,4 @@
+import type { UserError } from "../../base/errors.ts";
 import type { ExpertNames } from "../blocks/experts.ts";
 import type { Layer } from "../blocks/layer.ts";
 import type { HiddenAct, ModelConfig } from "../config.ts";
@@ -155,6 +156,28 @@ export type GgufSetting =
   | { readonly i32s: readonly number[] }
   | { readonly bools: readonly boolean[] };
 
+/** Describes a model as its GGUF file says it, to what is a family's own. */
+export interface GgufGiven {
+  readonly layers: number;
+  readonly heads: number;
+  /** By layer; 0 in layers that do not attend. */
+  readonly kvHeads: readonly number[];
+  readonly headDim: number;
+  readonly hiddenSize: number;
+  readonly rotaryDim: number;
+  /** That of the norms. */
+  readonly epsilon: number;
+  /** A number of the architecture's own keys, or null; an f32 as the decimal number that it was made of. */
+  own(key: string): number | null;
+  /** @throws {UserError} a key that is missing */
+  need(key: string): number;
+  flag(key: string): boolean | null;
+  flags(key: string): readonly boolean[] | null;
+  hasTensor(name: string): boolean;
+  /** The error that the file holds what is not supported. */
+  refusal(what: string): UserError;
+}
+
 /** How llama.cpp has a family's models. */
 export interface GgufFacts {
   /** llama.cpp's name of the architecture. */
@@ -182,6 +205,12 @@ export interface GgufFacts {
   readonly scalings: readonly ("longrope" | "yarn-betas" | "yarn-rounded")[];
   /** Settings that the architecture reads beside those that all have, by key. */
   settings?(config: ModelConfig): Readonly<Record<string, GgufSetting>>;
+  /**
+   * The way back from a file: the keys of `config.json` beside those that all have. Null: the file is of another family, which llama.cpp has under the
+   * same name; or, in place of the function, no files of the family are read.
+   * @throws {UserError} what is not supported
+   */
+  readonly keys: ((given: GgufGiven) => Raw | null) | null;
   /** Refuses a model that llama.cpp would compute otherwise. @throws {UserError} */
   check?(config: ModelConfig): void;
 }

@@ -37,6 +37,9 @@ const MODELS: Partial<Record<GoldenFamily, { readonly config?: object; readonly 
   phi3: {},
   phi: {},
   lfm2: {},
+  // Turned and halved rows of one matrix.
+  internlm2: { config: { bias: false }, drop: ".bias" },
+  olmo3: { config: { rope_theta: 500_000 } },
   olmo2: { config: { attention_bias: false }, drop: ".bias" },
   exaone4: { config: { sliding_window: null } },
   hunyuan: { config: { attention_bias: false }, drop: ".bias" },
@@ -88,6 +91,8 @@ async function written(name: string): Promise<{ readonly original: string; reado
 
 /** What a file does not say as the model does: windows that llama.cpp does not have, and how YaRN's dimensions are rounded. */
 const UNSAID: Readonly<Record<string, (config: ModelConfig) => Partial<ModelConfig>>> = {
+  // Texts within the context are not stretched.
+  internlm2: ({ rope }) => ({ rope: { ...rope, scaling: { type: "default" } } }),
   starcoder2: () => ({ slidingWindow: null, windowLayers: [] }),
   "gpt-oss": ({ rope }) => ({
     rope: { ...rope, scaling: { ...rope.scaling, truncate: false } as ModelConfig["rope"]["scaling"] },

@@ -70,6 +70,12 @@ export const cohere2: Family = {
     modules: GGUF_MODULES,
     window: "applied",
     scalings: [],
+    keys: ({ epsilon, need }) => ({
+      layer_norm_eps: epsilon,
+      logit_scale: need("logit_scale"),
+      sliding_window: need("attention.sliding_window"),
+      sliding_window_pattern: 4,
+    }),
     settings: ({ logitScale }) => ({ logit_scale: { f32: logitScale } }),
     check({ layers, windowLayers, attentionBias, tieWordEmbeddings }) {
       const refuse = (what: string) => new UserError(`llama.cpp's cohere2 models have ${what}`);

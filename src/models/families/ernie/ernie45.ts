@@ -35,5 +35,11 @@ export const ernie45: Family = {
   },
   modules: LLAMA_MODULES,
   layers: llamaLayers,
-  gguf: { ...LLAMA_GGUF, architecture: "ernie4_5", scalings: [], check: refuseBiases("ernie4_5") },
+  gguf: {
+    ...LLAMA_GGUF,
+    architecture: "ernie4_5",
+    scalings: [],
+    keys: () => ({ use_bias: false }),
+    check: refuseBiases("ernie4_5"),
+  },
 };

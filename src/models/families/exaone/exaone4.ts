@@ -46,6 +46,11 @@ export const exaone4: Family = {
   gguf: {
     ...POST_NORM_GGUF,
     architecture: "exaone4",
+    keys(given) {
+      const window = given.own("attention.sliding_window");
+      if (window) throw given.refusal(`a sliding window of ${window} tokens`);
+      return { sliding_window: null };
+    },
     check(config) {
       refuseOtherHeads("exaone4")(config);
       const { slidingWindow, rotaryLayers } = config;

@@ -32,6 +32,7 @@ export const gemma: Family = {
     rotatesNeighbours: false,
     activation: "gelu_pytorch_tanh",
     scalings: [],
+    keys: () => ({}),
     check({ attentionBias, tieWordEmbeddings }) {
       const refuse = (what: string) => new UserError(`llama.cpp's gemma models have ${what}`);
       if (attentionBias) throw refuse("no biases in attention");

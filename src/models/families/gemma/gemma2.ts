@@ -4,7 +4,7 @@ import type { Layer } from "../../blocks/layer.ts";
 import { gatedMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { ModelConfig } from "../../config.ts";
-import type { Family, GgufFacts, Raw } from "../family.ts";
+import type { Family, GgufFacts, GgufGiven, Raw } from "../family.ts";
 import { LLAMA_GGUF, MODULES_WITH_QUERIES } from "../llama/llama.ts";
 import { attentionBiases, readDecoder, type ReadingRules, typesByPeriod, windowByLayer } from "../reading/common.ts";
 
@@ -87,9 +87,13 @@ interface UsualGemma {
   readonly largest: number;
   /** True if scores and logits have soft caps. */
   readonly capped: boolean;
+  /** What a file says of it beside; null: no files are read. */
+  readonly keys: ((given: GgufGiven) => Raw) | null;
 }
 
-export function gemmaGguf({ architecture, period, largest, capped }: UsualGemma): GgufFacts {
+export function gemmaGguf({ architecture, period, largest, capped, keys }: UsualGemma): GgufFacts {
+  const scalarOf = ({ layers, hiddenSize, heads, headDim }: Pick<GgufGiven, "layers" | "hiddenSize" | "heads" | "headDim">) =>
+    layers === largest ? Math.floor(hiddenSize / heads) : headDim;
   return {
     architecture,
     modules: {
@@ -102,10 +106,11 @@ export function gemmaGguf({ architecture, period, largest, capped }: UsualGemma)
     activation: "gelu_pytorch_tanh",
     window: "applied",
     scalings: [],
+    keys: keys && ((given) => ({ query_pre_attn_scalar: scalarOf(given), sliding_window_pattern: period, ...keys(given) })),
     check(config) {
-      const { heads, headDim, hiddenSize, layers, windowLayers, windowRope, attentionScale } = config;
+      const { layers, windowLayers, windowRope, attentionScale } = config;
       const refuse = (what: string) => new UserError(`llama.cpp's ${architecture} models have ${what}`);
-      const scalar = layers === largest ? Math.floor(hiddenSize / heads) : headDim;
+      const scalar = scalarOf(config);
       if (config.encoder) throw refuse("tokens that see those before them alone, not those behind them too");
       if (Math.abs(attentionScale * Math.sqrt(scalar) - 1) > 1e-6) {
         throw refuse(`query_pre_attn_scalar ${scalar}, not ${Math.round(attentionScale ** -2)}`);
@@ -140,5 +145,15 @@ export const gemma2: Family = {
   },
   modules: MODULES_WITH_QUERIES,
   layers: gemmaLayers,
-  gguf: gemmaGguf({ architecture: "gemma2", period: 2, largest: 46, capped: true }),
+  gguf: gemmaGguf({
+    architecture: "gemma2",
+    period: 2,
+    largest: 46,
+    capped: true,
+    keys: ({ own }) => ({
+      sliding_window: own("attention.sliding_window") ?? 4096,
+      attn_logit_softcapping: own("attn_logit_softcapping") ?? 50,
+      final_logit_softcapping: own("final_logit_softcapping") ?? 30,
+    }),
+  }),
 };

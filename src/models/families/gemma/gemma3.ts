@@ -76,5 +76,17 @@ export const gemma3: Family = {
   },
   modules: MODULES_WITH_QUERIES,
   layers: gemmaLayers,
-  gguf: gemmaGguf({ architecture: "gemma3", period: 6, largest: 62, capped: false }),
+  gguf: gemmaGguf({
+    architecture: "gemma3",
+    period: 6,
+    largest: 62,
+    capped: false,
+    keys: ({ own, need }) => ({
+      sliding_window: need("attention.sliding_window"),
+      rope_local_base_freq: own("rope.freq_base_swa") ?? 10_000,
+      final_logit_softcapping: own("final_logit_softcapping"),
+      // Unlike elsewhere, the context that the scaling gives.
+      max_position_embeddings: need("context_length"),
+    }),
+  }),
 };

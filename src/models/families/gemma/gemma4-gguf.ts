@@ -4,7 +4,7 @@ import type { GgufFacts, GgufSetting } from "../family.ts";
 import { run } from "../orders.ts";
 import { gemmaGguf } from "./gemma2.ts";
 
-const { modules: GEMMA, ...FACTS } = gemmaGguf({ architecture: "gemma4", period: 6, largest: 0, capped: false });
+const { modules: GEMMA, ...FACTS } = gemmaGguf({ architecture: "gemma4", period: 6, largest: 0, capped: false, keys: null });
 
 /** The layers with keys and values of their own are the first ones. */
 const ownKeys = ({ layers, sharedKeys }: ModelConfig): number => layers - (sharedKeys?.layers ?? 0);

@@ -4,6 +4,7 @@ import { residual } from "../../blocks/residual.ts";
 import type { Family, FamilyModules, GgufFacts, Raw } from "../family.ts";
 import { LLAMA_MODULES, refuseOtherHeads } from "../llama/llama.ts";
 import { readDecoder, type ReadingRules } from "../reading/common.ts";
+import { givenAttentionBias, givenRotary } from "../reading/gguf.ts";
 
 /** Transformers' defaults where the config.json of a GLM is silent. */
 export function withGlmDefaults(raw: Raw): Raw {
@@ -49,6 +50,7 @@ export const GLM_GGUF: GgufFacts = {
   activation: "silu",
   window: "unknown",
   scalings: [],
+  keys: (given) => ({ ...givenAttentionBias(given), ...givenRotary(given) }),
 };
 
 /**

@@ -116,6 +116,13 @@ export const gptOss: Family = {
     window: "applied",
     // Published models are not rounded.
     scalings: ["yarn-rounded"],
+    keys: ({ need }) => ({
+      num_local_experts: need("expert_count"),
+      num_experts_per_tok: need("expert_used_count"),
+      intermediate_size: need("expert_feed_forward_length"),
+      sliding_window: need("attention.sliding_window"),
+      attention_bias: true,
+    }),
     check({ experts, windowLayers, layers, attentionOutputBias }) {
       const refuse = (what: string) => new UserError(`llama.cpp's gpt-oss models have ${what}`);
       const { alpha, limit } = experts!.limits!;

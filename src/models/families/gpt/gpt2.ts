@@ -103,6 +103,15 @@ export const gpt2: Family = {
     activation: "gelu_pytorch_tanh",
     window: "unknown",
     scalings: [],
+    keys: ({ hiddenSize, layers, heads, epsilon, need }) => ({
+      n_embd: hiddenSize,
+      n_layer: layers,
+      n_head: heads,
+      n_inner: need("feed_forward_length"),
+      n_positions: need("context_length"),
+      activation_function: "gelu_new",
+      layer_norm_epsilon: epsilon,
+    }),
     check({ attentionScale, headDim }) {
       if (attentionScale === 1 && headDim > 1)
         throw new UserError("llama.cpp's gpt2 models have scale_attn_weights true, not false");

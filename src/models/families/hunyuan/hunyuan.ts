@@ -61,6 +61,7 @@ export const hunyuan: Family = {
     },
     rotatesNeighbours: false,
     scalings: [],
+    keys: () => ({}),
     check: refuseBiases("hunyuan-dense"),
   },
 };

@@ -67,6 +67,7 @@ export const internlm2: Family = {
     activation: "silu",
     window: "unknown",
     scalings: [],
+    keys: () => ({ bias: false }),
     check({ attentionBias }) {
       if (attentionBias) throw new UserError("llama.cpp's internlm2 models have no biases in attention");
     },

@@ -6,7 +6,8 @@ import { gatedMlp } from "../../blocks/mlp.ts";
 import type { ExpertsConfig } from "../../config.ts";
 import type { Family, Raw } from "../family.ts";
 import { checkRouting, expertsGguf } from "../llama/experts.ts";
-import { LFM_GGUF, LFM_MLP, LFM_MODULES, lfmLayers, readLfm } from "./lfm2.ts";
+import { LFM_GGUF, LFM_MLP, LFM_MODULES, lfmKeys, lfmLayers, readLfm } from "./lfm2.ts";
+import { givenExperts } from "../reading/gguf.ts";
 
 const NAMES: ExpertNames = {
   router: "feed_forward.gate",
@@ -77,6 +78,12 @@ export const lfm2Moe: Family = {
   gguf: {
     ...LFM_GGUF,
     architecture: "lfm2moe",
+    keys: (given) => ({
+      ...lfmKeys(given),
+      ...givenExperts(given, true),
+      num_dense_layers: given.own("leading_dense_block_count") ?? 0,
+      use_expert_bias: true,
+    }),
     modules: {
       ...LFM_GGUF.modules,
       ...expertsGguf(NAMES),

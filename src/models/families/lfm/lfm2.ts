@@ -8,7 +8,7 @@ import type { BlockParts, Layer } from "../../blocks/layer.ts";
 import { gatedMlp } from "../../blocks/mlp.ts";
 import { residual } from "../../blocks/residual.ts";
 import type { ConvolutionConfig, ModelConfig } from "../../config.ts";
-import type { Family, FamilyModules, GgufFacts, Raw } from "../family.ts";
+import type { Family, FamilyModules, GgufFacts, GgufGiven, Raw } from "../family.ts";
 import { LLAMA_GGUF } from "../llama/llama.ts";
 import { noBiases, readDecoder } from "../reading/common.ts";
 
@@ -129,9 +129,18 @@ export const LFM_MODULES: FamilyModules = {
   scaled: { outputs: ["k_proj", "v_proj"], inputs: ["w2"] },
 };
 
+/** The other way round: layers without heads of keys are convolutions. */
+export const lfmKeys = ({ kvHeads, need, epsilon }: GgufGiven): Raw => ({
+  layer_types: kvHeads.map((count) => (count === 0 ? "conv" : "full_attention")),
+  conv_L_cache: need("shortconv.l_cache"),
+  norm_eps: epsilon,
+  block_auto_adjust_ff_dim: false,
+});
+
 /** How llama.cpp has an LFM2. */
 export const LFM_GGUF: GgufFacts = {
   ...LLAMA_GGUF,
+  keys: lfmKeys,
   architecture: "lfm2",
   outputNorm: "token_embd_norm",
   modules: {

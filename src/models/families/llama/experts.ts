@@ -8,6 +8,7 @@ import { residual } from "../../blocks/residual.ts";
 import type { ExpertsConfig, ModelConfig } from "../../config.ts";
 import type { FamilyModules, GgufFacts, Raw } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, refuseBiases } from "./llama.ts";
+import { givenAttentionBias, givenExperts } from "../reading/gguf.ts";
 
 /** The part that families of the Llama kind with a mixture of experts in each block share. */
 
@@ -36,6 +37,7 @@ export function expertFamilyGguf(architecture: string, normalised: boolean): Ggu
     modules: { ...LLAMA_GGUF.modules, ...expertsGguf(EXPERT_NAMES) },
     rotatesNeighbours: false,
     scalings: [],
+    keys: (given) => ({ ...givenAttentionBias(given), ...givenExperts(given, normalised) }),
     check(config) {
       refuseBiases(architecture)(config);
       if (config.experts!.normalised !== normalised)

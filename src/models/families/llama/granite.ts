@@ -4,6 +4,7 @@ import type { ModelConfig } from "../../config.ts";
 import type { Family, GgufFacts, Raw } from "../family.ts";
 import { layerBiases, readDecoder } from "../reading/common.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
+import { givenBiases } from "../reading/gguf.ts";
 
 const ownSchema = z.object({
   embedding_multiplier: positive.default(1),
@@ -31,6 +32,13 @@ export const GRANITE_GGUF: GgufFacts = {
     embedding_scale: { f32: embeddingScale },
     residual_scale: { f32: residualScale },
     logit_scale: { f32: 1 / logitScale },
+  }),
+  keys: (given) => ({
+    ...givenBiases(given),
+    embedding_multiplier: given.own("embedding_scale") ?? 1,
+    attention_multiplier: given.own("attention.scale") ?? 1 / Math.sqrt(given.headDim),
+    residual_multiplier: given.own("residual_scale") ?? 1,
+    logits_scaling: given.own("logit_scale") ?? 1,
   }),
 };
 

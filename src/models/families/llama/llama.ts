@@ -6,6 +6,7 @@ import { residual } from "../../blocks/residual.ts";
 import type { ModelConfig } from "../../config.ts";
 import type { Family, FamilyModules, GgufFacts } from "../family.ts";
 import { layerBiases, readDecoder } from "../reading/common.ts";
+import { givenBiases } from "../reading/gguf.ts";
 
 /** Names of a Llama's modules, which many families have taken over. */
 export const LLAMA_MODULES: FamilyModules = {
@@ -40,6 +41,11 @@ export const LLAMA_GGUF: GgufFacts = {
   activation: "silu",
   window: "unknown",
   scalings: ["yarn-betas"],
+  keys(given) {
+    const experts = given.own("expert_count") ?? 0;
+    if (experts > 0) throw given.refusal(`a mixture of ${experts} experts in the blocks of a Llama (Mixtral)`);
+    return givenBiases(given);
+  },
 };
 
 /** Refuses biases, which llama.cpp has no place for in some architectures. */

@@ -4,6 +4,7 @@ import { parseWith } from "../../../base/schema.ts";
 import type { Family } from "../family.ts";
 import { readDecoder } from "../reading/common.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
+import { givenBiases } from "../reading/gguf.ts";
 
 const ownSchema = z.object({ attention_out_bias: z.boolean().default(false) });
 
@@ -38,6 +39,7 @@ export const seedOss: Family = {
     modules: { ...LLAMA_GGUF.modules, post_attention_layernorm: "post_attention_norm" },
     rotatesNeighbours: false,
     scalings: [],
+    keys: (given) => ({ ...givenBiases(given), attention_out_bias: given.hasTensor("blk.0.attn_output.bias") }),
     check({ rope: { scaling }, attentionOutputBias, mlpBias }) {
       const refuse = (what: string) => new UserError(`llama.cpp's seed_oss models have ${what}`);
       if (scaling.type === "llama3") throw refuse("no llama3 scaling");

@@ -5,6 +5,7 @@ import type { ModelConfig } from "../../config.ts";
 import type { Family } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, llamaLayers } from "./llama.ts";
 import { type CommonConfig, layerBiases, NO_WINDOW, readDecoder, windowByTypes } from "../reading/common.ts";
+import { givenBiases } from "../reading/gguf.ts";
 
 const rotarySchema = z.object({
   no_rope_layers: z.array(z.int().min(0).max(1)).nullish(),
@@ -62,6 +63,7 @@ export const smollm3: Family = {
     ...LLAMA_GGUF,
     architecture: "smollm3",
     scalings: [],
+    keys: (given) => ({ ...givenBiases(given), no_rope_layer_interval: 4, use_sliding_window: false }),
     check({ rotaryLayers, rope: { scaling }, attentionOutputBias, mlpBias }) {
       const refuse = (what: string) => new UserError(`llama.cpp's smollm3 models have ${what}`);
       const odd = rotaryLayers.findIndex((isRotated, i) => isRotated !== ((i + 1) % 4 !== 0));

@@ -67,6 +67,7 @@ export const ministral3: Family = {
     ...LLAMA_GGUF,
     architecture: "mistral3",
     scalings: [],
+    keys: null,
     settings: ({ queryRope }): Readonly<Record<string, GgufSetting>> =>
       queryRope?.growth ? { "attention.temperature_scale": { f32: queryRope.growth.beta } } : {},
     check({ queryRope, rope: { scaling } }) {

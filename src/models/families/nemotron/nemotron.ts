@@ -5,6 +5,7 @@ import { residual } from "../../blocks/residual.ts";
 import type { Family } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, refuseOtherHeads } from "../llama/llama.ts";
 import { layerBiases, readDecoder } from "../reading/common.ts";
+import { givenBiases, givenRotary } from "../reading/gguf.ts";
 
 const { "mlp.gate_proj": _, ...GGUF_MODULES } = LLAMA_GGUF.modules;
 
@@ -50,6 +51,7 @@ export const nemotron: Family = {
     rotatesNeighbours: false,
     activation: "relu2",
     scalings: [],
+    keys: (given) => ({ ...givenBiases(given), ...givenRotary(given), norm_eps: given.epsilon }),
     check(config) {
       refuseOtherHeads("nemotron")(config);
       const { scaling } = config.rope;

@@ -88,6 +88,13 @@ export const gptNeox: Family = {
     approximatesGelu: true,
     window: "unknown",
     scalings: [],
+    keys: ({ epsilon, own, flag, rotaryDim, headDim }) => ({
+      layer_norm_eps: epsilon,
+      hidden_act: "gelu",
+      rotary_pct: rotaryDim / headDim,
+      rotary_emb_base: own("rope.freq_base") ?? 10_000,
+      use_parallel_residual: flag("use_parallel_residual") ?? true,
+    }),
     settings: ({ parallelBranches }) => ({ use_parallel_residual: { bool: parallelBranches } }),
     check({ attentionBias }) {
       if (!attentionBias) throw new UserError("llama.cpp's gptneox models have biases in attention, and this one has none");

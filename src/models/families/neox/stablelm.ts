@@ -7,6 +7,7 @@ import { parallel, residual } from "../../blocks/residual.ts";
 import type { Family } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES } from "../llama/llama.ts";
 import { readDecoder } from "../reading/common.ts";
+import { givenRotary } from "../reading/gguf.ts";
 
 const ownSchema = z.object({
   layer_norm_eps: z.number().nonnegative().default(1e-5),
@@ -48,6 +49,14 @@ export const stableLm: Family = {
     architecture: "stablelm",
     rotatesNeighbours: false,
     scalings: [],
+    keys: (given) => ({
+      ...givenRotary(given),
+      layer_norm_eps: given.epsilon,
+      use_qkv_bias: given.hasTensor("blk.0.attn_q.bias"),
+      // One norm is in front of both branches, side by side, where there is no second one.
+      use_parallel_residual: !given.hasTensor("blk.0.ffn_norm.weight"),
+      qk_layernorm: given.hasTensor("blk.0.attn_q_norm.weight"),
+    }),
     check({ parallelBranches }) {
       if (parallelBranches)
         throw new UserError("GGUF's stablelm models are written with one branch behind the other, not side by side");

@@ -6,6 +6,7 @@ import type { ModelConfig } from "../../config.ts";
 import type { Family, GgufFacts, Raw } from "../family.ts";
 import { LLAMA_GGUF, LLAMA_MODULES, refuseBiases } from "../llama/llama.ts";
 import { attentionBiases, readDecoder, type ReadingRules } from "../reading/common.ts";
+import { givenAttentionBias } from "../reading/gguf.ts";
 
 /** Transformers' defaults where the config.json of an OLMo 2 or 3 is silent. */
 export const OLMO_DEFAULTS: Raw = { rms_norm_eps: 1e-5, pad_token_id: 1 };
@@ -44,6 +45,9 @@ export const POST_NORM_GGUF: GgufFacts = {
   scalings: [],
 };
 
+/** A file that names a window is an OLMo 3. */
+const olmo2Keys: GgufFacts["keys"] = (given) => (given.own("attention.sliding_window") ? null : givenAttentionBias(given));
+
 /** OLMo 2 (https://arxiv.org/abs/2501.00656): norms behind the branches, and of queries and keys, of all their heads together. */
 export const olmo2: Family = {
   type: "olmo2",
@@ -52,5 +56,5 @@ export const olmo2: Family = {
   read: (raw, where, generation) => readDecoder({ ...OLMO_DEFAULTS, ...raw }, where, generation, olmoRules("olmo2")),
   modules: LLAMA_MODULES,
   layers: postNormLayers,
-  gguf: { ...POST_NORM_GGUF, architecture: "olmo2", check: refuseBiases("olmo2") },
+  gguf: { ...POST_NORM_GGUF, architecture: "olmo2", keys: olmo2Keys, check: refuseBiases("olmo2") },
 };

@@ -4,6 +4,7 @@ import type { Family, Raw } from "../family.ts";
 import { LLAMA_MODULES, refuseBiases } from "../llama/llama.ts";
 import { readDecoder, typesByPeriod, windowByTypes } from "../reading/common.ts";
 import { OLMO_DEFAULTS, olmoRules, POST_NORM_GGUF, postNormLayers } from "./olmo2.ts";
+import { givenAttentionBias } from "../reading/gguf.ts";
 
 const THETA = 500_000;
 
@@ -55,6 +56,11 @@ export const olmo3: Family = {
     ...POST_NORM_GGUF,
     architecture: "olmo2",
     window: "applied",
+    keys: (given) => ({
+      ...givenAttentionBias(given),
+      sliding_window: given.need("attention.sliding_window"),
+      rope_parameters: { sliding_attention: { rope_theta: given.own("rope.freq_base") ?? THETA } },
+    }),
     check(config) {
       refuseBiases("olmo2")(config);
       const { windowLayers, windowRope, rope } = config;

@@ -4,6 +4,7 @@ import { plainMlp } from "../../blocks/mlp.ts";
 import { parallel } from "../../blocks/residual.ts";
 import type { Family, Raw } from "../family.ts";
 import { readDecoder } from "../reading/common.ts";
+import { givenRotary } from "../reading/gguf.ts";
 
 const ATTENTION = {
   query: "self_attn.q_proj",
@@ -69,5 +70,6 @@ export const phi: Family = {
     activation: "gelu_pytorch_tanh",
     window: "unknown",
     scalings: [],
+    keys: (given) => ({ ...givenRotary(given), layer_norm_eps: given.epsilon }),
   },
 };

@@ -5,6 +5,7 @@ import { residual } from "../../blocks/residual.ts";
 import type { Family, Raw } from "../family.ts";
 import { LLAMA_MODULES } from "../llama/llama.ts";
 import { noBiases, readDecoder, windowEverywhere } from "../reading/common.ts";
+import { givenRotary } from "../reading/gguf.ts";
 
 /** The defaults of Transformers. Early versions call LongRoPE "su" or "yarn". */
 function withDefaults(raw: Raw): Raw {
@@ -70,5 +71,6 @@ export const phi3: Family = {
     activation: "silu",
     window: "named",
     scalings: ["longrope"],
+    keys: (given) => ({ ...givenRotary(given), sliding_window: given.own("attention.sliding_window") || null }),
   },
 };

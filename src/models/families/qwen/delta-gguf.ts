@@ -1,10 +1,11 @@
 import { UserError } from "../../../base/errors.ts";
 import { EXPERT_NAMES } from "../../blocks/experts.ts";
 import type { DeltaConfig, ModelConfig } from "../../config.ts";
-import type { GgufFacts, GgufPlace, GgufSetting } from "../family.ts";
+import type { GgufFacts, GgufGiven, GgufPlace, GgufSetting, Raw } from "../family.ts";
 import { expertsGguf } from "../llama/experts.ts";
 import { LLAMA_GGUF, refuseBiases } from "../llama/llama.ts";
 import { ofGroups, type Order, run } from "../orders.ts";
+import { givenExperts, givenRotary } from "../reading/gguf.ts";
 
 /** How llama.cpp has Qwens with a state of the text. */
 
@@ -107,6 +108,31 @@ function settingsOf({ delta, rotaryDim }: ModelConfig): Readonly<Record<string, 
   };
 }
 
+/** Layers with a state are listed, or all but one in each period. */
+function stateKeys(given: GgufGiven): Raw {
+  const { need, own, layers } = given;
+  const states = given.flags("attention.recurrent_layers");
+  const interval = own("full_attention_interval") ?? 4;
+  const heads = need("ssm.time_step_rank");
+  const hasState = (layer: number) => (states ? states[layer] === true : (layer + 1) % interval !== 0);
+  return {
+    layer_types: run(layers).map((layer) => (hasState(layer) ? "linear_attention" : "full_attention")),
+    linear_conv_kernel_dim: need("ssm.conv_kernel"),
+    linear_key_head_dim: need("ssm.state_size"),
+    linear_num_key_heads: need("ssm.group_count"),
+    linear_num_value_heads: heads,
+    linear_value_head_dim: need("ssm.inner_size") / heads,
+    ...givenRotary(given),
+  };
+}
+
+const sharedExpertKeys = (given: GgufGiven): Raw => ({
+  ...givenExperts(given, true),
+  shared_expert_intermediate_size: given.need("expert_shared_feed_forward_length"),
+  decoder_sparse_step: 1,
+  mlp_only_layers: [],
+});
+
 /** How llama.cpp has a Qwen3.5, a Qwen3.5-MoE or a Qwen3-Next. */
 export function deltaGguf(architecture: "qwen35" | "qwen35moe" | "qwen3next"): GgufFacts {
   const hasExperts = architecture !== "qwen35";
@@ -121,6 +147,7 @@ export function deltaGguf(architecture: "qwen35" | "qwen35moe" | "qwen3next"): G
     rotatesNeighbours: false,
     scalings: [],
     settings: settingsOf,
+    keys: (given) => ({ ...stateKeys(given), ...(hasExperts && sharedExpertKeys(given)) }),
     check(config) {
       const { delta, experts } = config;
       refuseBiases(architecture)(config);

@@ -54,5 +54,11 @@ export const qwen2: Family = {
     }),
   modules: MODULES_WITH_QUERIES,
   layers: llamaLayers,
-  gguf: { ...LLAMA_GGUF, architecture: "qwen2", rotatesNeighbours: false, scalings: [] },
+  gguf: {
+    ...LLAMA_GGUF,
+    architecture: "qwen2",
+    rotatesNeighbours: false,
+    scalings: [],
+    keys: () => ({ use_sliding_window: false }),
+  },
 };

@@ -3,6 +3,7 @@ import { LLAMA_GGUF, llamaLayers, MODULES_WITH_QUERIES } from "../llama/llama.ts
 import { QWEN_NAMES, qwenWindow } from "./qwen2.ts";
 import { attentionBiases, readDecoder } from "../reading/common.ts";
 import { textPart } from "../reading/wrapped.ts";
+import { givenAttentionBias } from "../reading/gguf.ts";
 
 /** The text part of a Qwen3-VL (https://arxiv.org/abs/2511.21631), in whose texts all rotary positions count in one direction. */
 function textOf(raw: Raw, where: string): Raw {
@@ -33,5 +34,5 @@ export const qwen3: Family = {
     }),
   modules: MODULES_WITH_QUERIES,
   layers: llamaLayers,
-  gguf: { ...LLAMA_GGUF, architecture: "qwen3", rotatesNeighbours: false, scalings: [] },
+  gguf: { ...LLAMA_GGUF, architecture: "qwen3", rotatesNeighbours: false, scalings: [], keys: givenAttentionBias },
 };

@@ -50,5 +50,6 @@ export const starcoder2: Family = {
     rotatesNeighbours: false,
     activation: "gelu_pytorch_tanh",
     scalings: [],
+    keys: ({ epsilon, hasTensor }) => ({ norm_epsilon: epsilon, use_bias: hasTensor("blk.0.attn_q.bias") }),
   },
 };
