@@ -66,12 +66,15 @@ const READ = Map.groupBy(
   ({ gguf }) => gguf!.architecture,
 );
 
+/** llama.cpp's names of the architectures that are read. */
+export const GGUF_ARCHITECTURES: readonly string[] = [...READ.keys()];
+
 /** The families that a file may be of. @throws {UserError} an architecture that is not read */
 function candidatesOf({ architecture, path }: Facts): readonly Family[] {
   const found = READ.get(architecture);
   if (found) return found;
   throw new UserError(
-    `${path} holds a model of the architecture ${architecture}, which is not read from GGUF files; expected one of ${[...READ.keys()].join(", ")}: use the folder that it was made of`,
+    `${path} holds a model of the architecture ${architecture}, which is not read from GGUF files; expected one of ${GGUF_ARCHITECTURES.join(", ")}: use the folder that it was made of`,
   );
 }
 

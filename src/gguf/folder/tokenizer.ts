@@ -179,8 +179,13 @@ const tokenOf = (token: string, type: number | undefined, strips: Vocabulary["st
   rstrip: strips(token, type),
 });
 
-/** Finds the tokens that take the white space behind them: llama.cpp knows of the special ones of a Phi-3, by the model's name. */
-function spaceTaking({ text }: Facts, tokens: readonly string[]): Vocabulary["strips"] {
-  if (!/phi-?3/i.test(text("general.name") ?? "") || !PHI3_TOKENS.every((each) => tokens.includes(each))) return () => false;
+/**
+ * Finds the tokens that take the white space behind them: llama.cpp knows of the special ones of a Phi-3, by the model's name. Converters write the name
+ * with a space too, by which llama.cpp does not know it.
+ */
+function spaceTaking({ text, architecture }: Facts, tokens: readonly string[]): Vocabulary["strips"] {
+  const name = text("general.name") ?? "";
+  const isPhi3 = /phi-?3/i.test(name) || (/^phi-?3$/.test(architecture) && /phi 3/i.test(name));
+  if (!isPhi3 || !PHI3_TOKENS.every((each) => tokens.includes(each))) return () => false;
   return (token, type) => token === "</s>" || (type === TOKEN_TYPE.control && !PHI3_TOKENS.includes(token));
 }

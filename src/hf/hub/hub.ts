@@ -98,7 +98,8 @@ export async function resolveModel(model: string, options: HubOptions = {}): Pro
     await fetchFile(INDEX);
     for (const shard of shardsOf(join(cache.snapshot(commit), INDEX))) await fetchFile(shard);
   } else {
-    throw new UserError(`model ${model} has neither ${WEIGHTS} nor ${INDEX}; choose one whose weights are in safetensors`);
+    const gguf = files.some((file) => file.endsWith(".gguf")) ? ", or download one of its GGUF files and name that file" : "";
+    throw new UserError(`model ${model} has neither ${WEIGHTS} nor ${INDEX}; choose one whose weights are in safetensors${gguf}`);
   }
   cache.setCommit(revision, commit);
   return cache.snapshot(commit);

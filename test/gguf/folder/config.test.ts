@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { GGUF_ARCHITECTURES } from "../../../src/gguf/folder/config.ts";
 import { ggufFolder } from "../../../src/gguf/folder/folder.ts";
 import { loadConfig } from "../../../src/hf/config/config.ts";
 import type { ModelConfig } from "../../../src/models/config.ts";
@@ -98,6 +100,13 @@ const UNSAID: Readonly<Record<string, (config: ModelConfig) => Partial<ModelConf
     rope: { ...rope, scaling: { ...rope.scaling, truncate: false } as ModelConfig["rope"]["scaling"] },
   }),
 };
+
+test("the documentation lists the architectures that are read", () => {
+  const page = readFileSync(join(import.meta.dir, "../../../docs/verbs.md"), "utf8");
+  const [, listed = ""] = /^- Architectures: ([^:]*?)\. Another one/ms.exec(page.replaceAll(/\([^)]*\)/g, "")) ?? [];
+  const names = listed.split(/,\s+|\s+and\s+/).map((name) => name.trim());
+  expect(names.sort()).toEqual([...GGUF_ARCHITECTURES].sort());
+});
 
 describe.each([...Object.keys(MODELS), ...DECODERS])("a file made of %s", (name) => {
   test("has its configuration", async () => {

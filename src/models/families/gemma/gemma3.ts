@@ -83,7 +83,9 @@ export const gemma3: Family = {
     capped: false,
     keys: ({ own, need }) => ({
       sliding_window: need("attention.sliding_window"),
-      rope_local_base_freq: own("rope.freq_base_swa") ?? 10_000,
+      // Ollama's converter has names of its own.
+      rope_theta: own("rope.freq_base") ?? own("rope.global.freq_base") ?? 1_000_000,
+      rope_local_base_freq: own("rope.freq_base_swa") ?? own("rope.local.freq_base") ?? 10_000,
       final_logit_softcapping: own("final_logit_softcapping"),
       // Unlike elsewhere, the context that the scaling gives.
       max_position_embeddings: need("context_length"),
