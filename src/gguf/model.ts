@@ -3,6 +3,7 @@ import type { Tokenizer } from "../data/tokens/tokenizer.ts";
 import { readGenerationConfig } from "../generate/sampling.ts";
 import type { HeadShape, ModelConfig } from "../models/config.ts";
 import type { RopeScaling } from "../models/rope.ts";
+import { UNROTATED } from "../models/families/reading/gguf.ts";
 import { contextLimit } from "../models/context.ts";
 import { mergedParameters } from "../hf/peft/merge.ts";
 import type { Adapter } from "../hf/peft/peft.ts";
@@ -166,9 +167,6 @@ function ropeFactors(config: ModelConfig): GgufTensor[] {
     ),
   ];
 }
-
-/** Frequencies that are not rotated are divided by this. */
-const UNROTATED = 1e30;
 
 /** The divisors of a Gemma 4's frequencies: as many as rotate are stretched by the factor, the others stand still. */
 function fullFactors({ headDim }: HeadShape, scaling: RopeScaling): Float32Array {

@@ -1,4 +1,5 @@
 import { UserError } from "../../base/errors.ts";
+import { isRecord } from "../../base/json.ts";
 import type { Family, GgufGiven, Raw } from "../../models/families/family.ts";
 import { FAMILIES } from "../../models/families/index.ts";
 import type { GgufFile } from "../read/container.ts";
@@ -24,10 +25,10 @@ export function configOf(file: GgufFile, factors: Factors): ModelFiles {
   const embedding = file.tensors.get("token_embd.weight");
   if (!embedding)
     throw new UserError(`${file.path} holds no tensor token_embd.weight; is it a model, and no adapter or vocabulary?`);
-  const given = givenOf(facts, file);
+  const given = givenOf(facts, file, embedding.shape[0] ?? 0, factors);
   const { family, keys } = familyOf(candidates, given);
   const { activation, scalings } = family.gguf!;
-  const { heads, kvHeads, headDim, hiddenSize, layers, rotaryDim, epsilon } = given;
+  const { vocabSize, heads, headDim, hiddenSize, layers, rotaryDim, epsilon } = given;
   const key = (name: string) => `${facts.architecture}.${name}`;
   const rotation = {
     rotaryDim,
@@ -40,17 +41,19 @@ export function configOf(file: GgufFile, factors: Factors): ModelFiles {
       architectures: [family.architecture],
       model_type: family.type,
       dtype: dtypeOf(file),
-      vocab_size: embedding.shape[0],
+      vocab_size: vocabSize,
       hidden_size: hiddenSize,
-      intermediate_size: widthOf(facts),
+      ...(!("intermediate_size" in keys) && { intermediate_size: widthOf(facts) }),
       num_hidden_layers: layers,
       num_attention_heads: heads,
-      num_key_value_heads: kvHeads.find((count) => count > 0),
+      ...(!("num_key_value_heads" in keys) && { num_key_value_heads: keyHeads(facts, given) }),
       head_dim: headDim,
       hidden_act: activation,
       rms_norm_eps: epsilon,
       tie_word_embeddings: !file.tensors.has("output.weight"),
-      ...ropeKeys(facts, rotation, factors, !scalings.includes("yarn-rounded")),
+      ...(saysRotation(keys)
+        ? { max_position_embeddings: rotation.context }
+        : ropeKeys(facts, rotation, factors, !scalings.includes("yarn-rounded"))),
       bos_token_id: facts.number("tokenizer.ggml.bos_token_id"),
       eos_token_id: eos,
       pad_token_id: facts.number("tokenizer.ggml.padding_token_id"),
@@ -59,6 +62,9 @@ export function configOf(file: GgufFile, factors: Factors): ModelFiles {
     generation: { ...(ends.length > 0 && { eos_token_id: ends }), ...samplingOf(facts) },
   };
 }
+
+/** Tells whether a family's keys say how the layers without a window are rotated. */
+const saysRotation = ({ rope_parameters: rope }: Raw): boolean => isRecord(rope) && "full_attention" in rope;
 
 /** The families whose files are read, by llama.cpp's name of the architecture. */
 const READ = Map.groupBy(
@@ -87,7 +93,7 @@ function familyOf(candidates: readonly Family[], given: GgufGiven): { readonly f
   throw given.refusal("a model of no family that is known here");
 }
 
-function givenOf(facts: Facts, { tensors, path }: GgufFile): GgufGiven {
+function givenOf(facts: Facts, { tensors, path }: GgufFile, vocabSize: number, factors: Factors): GgufGiven {
   const key = (name: string) => `${facts.architecture}.${name}`;
   const own = (name: string) => {
     const value = facts.number(key(name));
@@ -105,8 +111,9 @@ function givenOf(facts: Facts, { tensors, path }: GgufFile): GgufGiven {
     throw new UserError(`${path} has heads of ${headDim} features and values of ${values}, which is not supported`);
   return {
     layers,
+    vocabSize,
     heads,
-    kvHeads: keyHeads(facts, layers, heads),
+    kvHeads: byLayer(facts, "attention.head_count_kv", layers, heads),
     headDim,
     hiddenSize,
     rotaryDim: own("rope.dimension_count") ?? headDim,
@@ -115,22 +122,29 @@ function givenOf(facts: Facts, { tensors, path }: GgufFile): GgufGiven {
     need: (name) => shortest(facts.expectNumber(key(name))),
     flag: (name) => facts.flag(key(name)),
     flags: (name) => facts.flags(key(name)),
+    numbers: (name) => (isList(facts, key(name)) ? facts.numbers(key(name)) : null),
+    factors,
     hasTensor: (name) => tensors.has(name),
     refusal: (what) => new UserError(`${path} (architecture ${facts.architecture}) holds ${what}, which is not supported`),
   };
 }
 
-/** A number for all layers, or one for each. @throws {UserError} different numbers in layers that attend */
-function keyHeads(facts: Facts, layers: number, heads: number): number[] {
-  const key = `${facts.architecture}.attention.head_count_kv`;
-  if (!facts.has(key)) return Array<number>(layers).fill(heads);
-  const counts = isList(facts, key) ? [...facts.numbers(key)!] : Array<number>(layers).fill(facts.expectNumber(key));
-  const others = new Set(counts.filter((count) => count !== 0));
-  if (counts.length !== layers || others.size !== 1)
-    throw new UserError(
-      `${facts.path}: expected ${key} to be one number, the same in all layers that attend, got ${counts.join(", ")}`,
-    );
-  return counts;
+/** A number for all layers, or one for each. @throws {UserError} not as many as layers */
+function byLayer(facts: Facts, name: string, layers: number, usual: number): readonly number[] {
+  const key = `${facts.architecture}.${name}`;
+  if (!isList(facts, key)) return Array<number>(layers).fill(facts.number(key) ?? usual);
+  const numbers = facts.numbers(key)!;
+  if (numbers.length === layers) return numbers;
+  throw new UserError(`${facts.path}: expected ${key} to have one number for each of ${layers} layers, got ${numbers.length}`);
+}
+
+/** @throws {UserError} different numbers in layers that attend */
+function keyHeads({ path, architecture }: Facts, { kvHeads }: GgufGiven): number {
+  const counts = new Set(kvHeads.filter((count) => count !== 0));
+  if (counts.size === 1) return [...counts][0]!;
+  throw new UserError(
+    `${path}: expected ${architecture}.attention.head_count_kv to be one number, the same in all layers that attend, got ${kvHeads.join(", ")}`,
+  );
 }
 
 /** The width of the MLP. @throws {UserError} different ones */

@@ -159,6 +159,7 @@ export type GgufSetting =
 /** Describes a model as its GGUF file says it, to what is a family's own. */
 export interface GgufGiven {
   readonly layers: number;
+  readonly vocabSize: number;
   readonly heads: number;
   /** By layer; 0 in layers that do not attend. */
   readonly kvHeads: readonly number[];
@@ -173,6 +174,10 @@ export interface GgufGiven {
   need(key: string): number;
   flag(key: string): boolean | null;
   flags(key: string): readonly boolean[] | null;
+  /** Null where the key has one number. */
+  numbers(key: string): readonly number[] | null;
+  /** A tensor of one number for each frequency. */
+  factors(name: string): Float32Array | null;
   hasTensor(name: string): boolean;
   /** The error that the file holds what is not supported. */
   refusal(what: string): UserError;
@@ -206,7 +211,7 @@ export interface GgufFacts {
   /** Settings that the architecture reads beside those that all have, by key. */
   settings?(config: ModelConfig): Readonly<Record<string, GgufSetting>>;
   /**
-   * The way back from a file: the keys of `config.json` beside those that all have. Null: the file is of another family, which llama.cpp has under the
+   * The way back from a file: the keys of `config.json` beside those that all have, or in their place. Null: the file is of another family, which llama.cpp has under the
    * same name; or, in place of the function, no files of the family are read.
    * @throws {UserError} what is not supported
    */

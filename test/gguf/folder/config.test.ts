@@ -55,6 +55,8 @@ const MODELS: Partial<Record<GoldenFamily, { readonly config?: object; readonly 
 
 /** Small models of the other families. */
 const DECODERS = [
+  "gemma4",
+  "gemma4-keys",
   "gpt2",
   "gpt-neox-serial",
   "glm",
@@ -96,6 +98,8 @@ const UNSAID: Readonly<Record<string, (config: ModelConfig) => Partial<ModelConf
   // Texts within the context are not stretched.
   internlm2: ({ rope }) => ({ rope: { ...rope, scaling: { type: "default" } } }),
   starcoder2: () => ({ slidingWindow: null, windowLayers: [] }),
+  // Rows of ids that are no tokens are left out.
+  gemma4: ({ layerInputs, vocabSize }) => ({ layerInputs: layerInputs && { ...layerInputs, rows: vocabSize } }),
   "gpt-oss": ({ rope }) => ({
     rope: { ...rope, scaling: { ...rope.scaling, truncate: false } as ModelConfig["rope"]["scaling"] },
   }),

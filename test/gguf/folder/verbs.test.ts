@@ -7,6 +7,7 @@ import { generate } from "../../../src/library/generate.ts";
 import { merge } from "../../../src/library/merge.ts";
 import { train } from "../../../src/library/train.ts";
 import { rejection, temporaryFolder } from "../../hf/temp.ts";
+import { SLOW } from "../../support/slow.ts";
 import { writeGgufDecoder } from "../../support/gguf-decoders.ts";
 
 setDefaultTimeout(120_000);
@@ -42,10 +43,13 @@ async function written(name: string, more: object = {}, type: "f32" | "q8_0" = "
 const settings = { data, threads: 1, sequenceLength: 64 } as const;
 
 describe("a GGUF file as a base model", () => {
-  test.each([
+  const others = ["gemma4-keys", "qwen3.5", "qwen3-next", "lfm2-moe", "gpt-neox-serial", "glm", "olmoe"];
+  test.each<[string, object]>([
     ["llama", LLAMA],
     ["gpt2", {}],
     ["qwen3-moe", {}],
+    ["gemma4", {}],
+    ...others.filter(() => SLOW).map((name): [string, object] => [name, {}]),
   ])("%s: has the folder's losses, to the bit", async (name, more) => {
     const { model, file } = await written(name, more);
     const [expected, got] = [await evaluate({ model, ...settings }), await evaluate({ model: file, ...settings })];

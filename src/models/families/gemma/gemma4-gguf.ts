@@ -1,10 +1,14 @@
 import { UserError } from "../../../base/errors.ts";
 import type { ModelConfig } from "../../config.ts";
-import type { GgufFacts, GgufSetting } from "../family.ts";
+import type { GgufFacts, GgufGiven, GgufSetting, Raw } from "../family.ts";
 import { run } from "../orders.ts";
+import { UNROTATED } from "../reading/gguf.ts";
 import { gemmaGguf } from "./gemma2.ts";
 
-const { modules: GEMMA, ...FACTS } = gemmaGguf({ architecture: "gemma4", period: 6, largest: 0, capped: false, keys: null });
+/** The layers without a window are the last of so many, where the file does not list them. */
+const PERIOD = 6;
+
+const { modules: GEMMA, ...FACTS } = gemmaGguf({ architecture: "gemma4", period: PERIOD, largest: 0, capped: false, keys: null });
 
 /** The layers with keys and values of their own are the first ones. */
 const ownKeys = ({ layers, sharedKeys }: ModelConfig): number => layers - (sharedKeys?.layers ?? 0);
@@ -34,6 +38,47 @@ function settings(config: ModelConfig): Readonly<Record<string, GgufSetting>> {
   };
 }
 
+/** The other way round. @throws {UserError} what is not supported */
+function keys(given: GgufGiven): Raw {
+  const { layers, own, need, kvHeads, headDim } = given;
+  if (own("expert_count")) throw given.refusal("a mixture of experts");
+  const windows = given.flags("attention.sliding_window_pattern") ?? run(layers).map((layer) => (layer + 1) % PERIOD !== 0);
+  const kvOf = (window: boolean) => [...new Set(kvHeads.filter((_, layer) => windows[layer] === window))];
+  const [kv = 0, ...otherKv] = kvOf(true);
+  const [fullKv = kv, ...otherFull] = kvOf(false);
+  const keysAreValues = !given.hasTensor(`blk.${windows.indexOf(false)}.attn_v.weight`);
+  if (otherKv.length + otherFull.length > 0 || (fullKv !== kv && !keysAreValues))
+    throw given.refusal(`heads of keys ${kvHeads.join(", ")} by layer`);
+  const widths = given.numbers("feed_forward_length") ?? [need("feed_forward_length")];
+  const [width = 0] = widths;
+  const divisors = given.factors("rope_freqs.weight") ?? new Float32Array(headDim / 2).fill(1);
+  const rotated = divisors.filter((divisor) => divisor < UNROTATED / 2);
+  return {
+    head_dim: need("attention.key_length_swa"),
+    global_head_dim: headDim,
+    num_key_value_heads: kv,
+    num_global_key_value_heads: fullKv,
+    attention_k_eq_v: keysAreValues,
+    layer_types: windows.map((window) => (window ? "sliding_attention" : "full_attention")),
+    sliding_window: need("attention.sliding_window"),
+    num_kv_shared_layers: own("attention.shared_kv_layers") ?? 0,
+    intermediate_size: width,
+    use_double_wide_mlp: widths.at(-1) === 2 * width,
+    hidden_size_per_layer_input: own("embedding_length_per_layer_input") ?? 0,
+    vocab_size_per_layer_input: given.vocabSize,
+    final_logit_softcapping: own("final_logit_softcapping"),
+    rope_parameters: {
+      full_attention: {
+        rope_type: "proportional",
+        partial_rotary_factor: rotated.length / divisors.length,
+        rope_theta: need("rope.freq_base"),
+        factor: rotated[0] ?? 1,
+      },
+      sliding_attention: { rope_type: "default", rope_theta: own("rope.freq_base_swa") ?? 10_000 },
+    },
+  };
+}
+
 /** How llama.cpp has a dense Gemma 4. */
 export const GEMMA4_GGUF: GgufFacts = {
   ...FACTS,
@@ -54,6 +99,7 @@ export const GEMMA4_GGUF: GgufFacts = {
     per_layer_projection_norm: "per_layer_proj_norm",
   },
   settings,
+  keys,
   check(config) {
     const { rope, windowRope, windowLayers, slidingWindow, sharedKeys } = config;
     const refuse = (what: string) => new UserError(`llama.cpp's gemma4 models have ${what}`);

@@ -2,6 +2,9 @@ import type { GgufGiven, Raw } from "../family.ts";
 
 /** The part that the families' ways back from GGUF files to `config.json` share (`GgufFacts.keys`). */
 
+/** Files divide frequencies that are not rotated by this. */
+export const UNROTATED = 1e30;
+
 /** Biases in attention are in the file or not. */
 export const givenAttentionBias = ({ hasTensor }: GgufGiven): Raw => ({ attention_bias: hasTensor("blk.0.attn_q.bias") });
 
