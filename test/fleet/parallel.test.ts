@@ -163,8 +163,14 @@ test("flags of a fleet without anything to divide are refused", async () => {
       await third;
       // The base model came from the run's own process, and what a node has sent is told with its signs of life.
       const fleet = await openFleet({ fleet: nats.url }, "watch");
-      const { traffic } = (await readEntry<Member>(fleet.buckets.nodes, "two"))!.value;
       const bytes = modelFiles(model).reduce((sum, file) => sum + file.bytes, 0);
+      const told = async () => (await readEntry<Member>(fleet.buckets.nodes, "two"))!.value.traffic;
+      let traffic = await told();
+      // The run was in this process, where signs of life wait for its computations.
+      for (const end = performance.now() + 10_000; traffic.bases!.received < bytes && performance.now() < end;) {
+        await Bun.sleep(100);
+        traffic = await told();
+      }
       expect(traffic.bases!.received).toBe(bytes);
       expect(traffic.gradients!.sent).toBeGreaterThan(10_000);
       expect(traffic.gradients!.received).toBeGreaterThan(10_000);

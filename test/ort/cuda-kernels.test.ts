@@ -106,12 +106,12 @@ const IA3: Tuning = {
       : null,
   frozen: false,
 };
-const OTHERS: readonly Tuning[] = [adapters("dora", LINEAR, SLOW ? 0.1 : 0), IA3, { method: "full" }];
+const OTHERS: readonly Tuning[] = [adapters("dora", LINEAR, 0), IA3, { method: "full" }];
 
 describe.each(everyNth(MODELS, 2))("%s: no node of any program is left to the CPU by CUDA", (family) => {
   const config = loadConfig(modelFolder(family));
   // A head whose logits have a bias takes no adapter. Half of the time goes to dropout, which is the same in each family.
-  const dropout = SLOW || MODELS.indexOf(family) % 8 === 0 ? 0.1 : 0;
+  const dropout = MODELS.indexOf(family) % 8 === 0 ? 0.1 : 0;
   const lora = adapters(
     "lora",
     config.headBias && !config.encoder ? [...LINEAR, "embed_tokens"] : [...LINEAR, "lm_head", "embed_tokens"],
