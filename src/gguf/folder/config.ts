@@ -36,6 +36,9 @@ export function configOf(file: GgufFile, factors: Factors): ModelFiles {
     context: facts.expectNumber(key("context_length")),
   };
   const { eos, ends } = endsOf(facts);
+  const rope = saysRotation(keys)
+    ? { max_position_embeddings: rotation.context }
+    : ropeKeys(facts, rotation, factors, !scalings.includes("yarn-rounded"));
   return {
     config: {
       architectures: [family.architecture],
@@ -51,13 +54,12 @@ export function configOf(file: GgufFile, factors: Factors): ModelFiles {
       hidden_act: activation,
       rms_norm_eps: epsilon,
       tie_word_embeddings: !file.tensors.has("output.weight"),
-      ...(saysRotation(keys)
-        ? { max_position_embeddings: rotation.context }
-        : ropeKeys(facts, rotation, factors, !scalings.includes("yarn-rounded"))),
+      ...rope,
       bos_token_id: facts.number("tokenizer.ggml.bos_token_id"),
       eos_token_id: eos,
       pad_token_id: facts.number("tokenizer.ggml.padding_token_id"),
       ...keys,
+      ...(isRecord(keys["rope_scaling"]) && { rope_scaling: { ...rope.rope_scaling, ...keys["rope_scaling"] } }),
     },
     generation: { ...(ends.length > 0 && { eos_token_id: ends }), ...samplingOf(facts) },
   };

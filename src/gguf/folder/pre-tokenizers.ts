@@ -48,7 +48,7 @@ const ALIASES: Readonly<Record<string, string>> = {
 };
 
 /** The texts of these models are NFC before they are split, which their tokenizers make them, and llama.cpp does not. */
-const NORMALISED: ReadonlySet<string> = new Set(["qwen2", "deepseek-r1-qwen", "qwen35"]);
+const NORMALISED: ReadonlySet<string> = new Set(["qwen2", "deepseek-r1-qwen", "qwen35", "olmo", "command-r"]);
 
 /** Describes how a byte-level tokenizer splits texts. */
 export interface ByteLevelSplit {

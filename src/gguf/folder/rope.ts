@@ -15,7 +15,7 @@ export interface Rotation {
 export type Factors = (name: string) => Float32Array | null;
 
 /** The keys of `config.json` that say how positions are rotated, `max_position_embeddings` included. */
-export type RopeKeys = Readonly<Record<string, unknown>>;
+export type RopeKeys = Readonly<Record<string, unknown>> & { readonly rope_scaling?: object };
 
 /**
  * Rotary positions as `config.json` says them.
@@ -48,10 +48,18 @@ export function ropeKeys(facts: Facts, rotation: Rotation, factors: Factors, rou
       if (!(factor > 0)) throw new UserError(`${path} has YaRN scaling without ${key("factor")}`);
       const original = facts.number(key("original_context_length")) ?? Math.floor(context / factor);
       const usual = yarnAttentionFactor({ ...YARN, factor, originalMaxPositions: original });
+      const setting = (name: string, keys: readonly string[]) => {
+        const value = facts.number(key(name));
+        return value ? Object.fromEntries(keys.map((each) => [each, shortest(value)])) : {};
+      };
       return scaled("yarn", {
         factor,
         original_max_position_embeddings: original,
         truncate: rounds,
+        ...setting("yarn_beta_fast", ["beta_fast"]),
+        ...setting("yarn_beta_slow", ["beta_slow"]),
+        // Converters write one number for both, which cancel each other.
+        ...setting("yarn_log_multiplier", ["mscale", "mscale_all_dim"]),
         ...(attention === null || attention === 1
           ? {}
           : { attention_factor: shortest(attention * usual, (factor) => factor / usual) }),

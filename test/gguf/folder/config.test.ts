@@ -40,6 +40,7 @@ const MODELS: Partial<Record<GoldenFamily, { readonly config?: object; readonly 
   phi3: {},
   phi: {},
   lfm2: {},
+  ministral3: {},
   // Turned and halved rows of one matrix.
   internlm2: { config: { bias: false }, drop: ".bias" },
   olmo3: { config: { rope_theta: 500_000 } },
@@ -99,6 +100,14 @@ const UNSAID: Readonly<Record<string, (config: ModelConfig) => Partial<ModelConf
   // Texts within the context are not stretched.
   internlm2: ({ rope }) => ({ rope: { ...rope, scaling: { type: "default" } } }),
   starcoder2: () => ({ slidingWindow: null, windowLayers: [] }),
+  // The two numbers that cancel each other are one factor in the file.
+  ministral3({ rope, queryRope }) {
+    const plain = <Rope extends ModelConfig["rope"]>(own: Rope): Rope => ({
+      ...own,
+      scaling: { ...own.scaling, attentionFactor: 1, mscale: null, mscaleAllDim: null },
+    });
+    return { rope: plain(rope), queryRope: queryRope && plain(queryRope) };
+  },
   // Rows of ids that are no tokens are left out.
   gemma4: ({ layerInputs, vocabSize }) => ({ layerInputs: layerInputs && { ...layerInputs, rows: vocabSize } }),
   "gpt-oss": ({ rope }) => ({

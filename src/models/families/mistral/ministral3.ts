@@ -67,7 +67,10 @@ export const ministral3: Family = {
     ...LLAMA_GGUF,
     architecture: "mistral3",
     scalings: [],
-    keys: null,
+    keys({ own }) {
+      const beta = own("attention.temperature_scale");
+      return beta ? { rope_scaling: { llama_4_scaling_beta: beta } } : {};
+    },
     settings: ({ queryRope }): Readonly<Record<string, GgufSetting>> =>
       queryRope?.growth ? { "attention.temperature_scale": { f32: queryRope.growth.beta } } : {},
     check({ queryRope, rope: { scaling } }) {
