@@ -18,6 +18,7 @@ export interface NamedModel {
  */
 export async function baseFolder(model: string, options: HubOptions = {}): Promise<string> {
   if (isGguf(model)) return ggufFolder(model);
+  if (model.endsWith(".gguf") && !existsSync(model)) throw new UserError(`${model}: no such file; expected a GGUF file`);
   const folder = await resolveModel(model, options);
   const gguf = existsSync(join(folder, "config.json")) ? undefined : readdirSync(folder).find((name) => name.endsWith(".gguf"));
   if (gguf !== undefined)

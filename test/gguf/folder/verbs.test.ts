@@ -91,6 +91,7 @@ describe("a GGUF file as a base model", () => {
     );
     // A folder of files like this one is none of Transformers'.
     expect(await rejection(evaluate({ model: home, ...settings }))).toContain("name the file itself: ");
+    expect(await rejection(evaluate({ model: join(home, "none.gguf"), ...settings }))).toContain("no such file");
     const cut = join(home, "cut.gguf");
     writeFileSync(cut, readFileSync(file).subarray(0, 5000));
     expect(await rejection(evaluate({ model: cut, ...settings }))).toContain(cut);
