@@ -1,4 +1,4 @@
-import { closeSync, existsSync, openSync, renameSync, rmSync, statSync, truncateSync, writeSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync, statSync, truncateSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 import type { NatsConnection } from "@nats-io/transport-node";
 import { UserError } from "../../base/errors.ts";
@@ -167,7 +167,10 @@ function openPart(path: string, bytes: number): Part {
       hash = new Bun.CryptoHasher("sha256");
       length = 0;
     },
-    finish: () => renameSync(name, path),
+    finish() {
+      fsyncSync(handle);
+      renameSync(name, path);
+    },
     close() {
       closeSync(handle);
       if (length === 0) rmSync(name, { force: true });
