@@ -20,6 +20,7 @@ import {
   RDI,
   RDX,
   RSI,
+  writeRoutine,
 } from "./assembler.ts";
 import { loadAddress } from "./kernels.ts";
 import { ADDEND, LANES, NARROW, SHAPES_AT, TILE_COLUMNS, TILES } from "./layout.ts";
@@ -36,11 +37,11 @@ export interface AmxCode {
 /** Makes the code. */
 export function amxCode(): AmxCode {
   const a = createAssembler();
-  narrow(a);
-  while (a.length % 64 !== 0) a.return();
-  const multiply = a.length;
-  multiplyTiles(a);
-  return { narrow: 0, multiply, code: a.finish() };
+  return {
+    narrow: writeRoutine(a, () => narrow(a)),
+    multiply: writeRoutine(a, () => multiplyTiles(a)),
+    code: a.finish(),
+  };
 }
 
 function narrow(a: Assembler): void {

@@ -154,6 +154,14 @@ export interface Assembler {
   finish(): Uint8Array<ArrayBuffer>;
 }
 
+/** Writes a routine at the begin of a line of the cache, and returns where that is. */
+export function writeRoutine(a: Assembler, write: () => void): number {
+  while (a.length % 64 !== 0) a.return();
+  const start = a.length;
+  write();
+  return start;
+}
+
 /** Makes an assembler. In one piece: its instructions share the code that they are written to, and each is a few lines. */
 export function createAssembler(): Assembler {
   const bytes: number[] = [];

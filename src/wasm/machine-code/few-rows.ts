@@ -24,6 +24,7 @@ import {
   RDI,
   RDX,
   RSI,
+  writeRoutine,
 } from "./assembler.ts";
 import { loadAddress } from "./kernels.ts";
 import { FEW, MOST_FEW, NUMBERS_AT } from "./layout.ts";
@@ -39,12 +40,7 @@ export interface FewRowsCode {
 export function fewRowsCode(): FewRowsCode {
   const a = createAssembler();
   const routines = (type: "nf4" | "q8") =>
-    Array.from({ length: MOST_FEW }, (_, i) => {
-      while (a.length % 64 !== 0) a.return();
-      const start = a.length;
-      fewRows(a, type, i + 1);
-      return start;
-    });
+    Array.from({ length: MOST_FEW }, (_, i) => writeRoutine(a, () => fewRows(a, type, i + 1)));
   return { nf4: routines("nf4"), q8: routines("q8"), code: a.finish() };
 }
 

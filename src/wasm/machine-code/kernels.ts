@@ -20,6 +20,7 @@ import {
   RDI,
   RDX,
   RSI,
+  writeRoutine,
 } from "./assembler.ts";
 import { ADDEND, ARGUMENT_BYTES, LANES, MULTIPLY, PACK, TILE_COLUMNS, TILE_ROWS } from "./layout.ts";
 
@@ -37,12 +38,7 @@ export interface Bf16Code {
 /** Makes the code. */
 export function bf16Code(): Bf16Code {
   const a = createAssembler();
-  const begin = (write: () => void): number => {
-    while (a.length % 64 !== 0) a.return();
-    const start = a.length;
-    write();
-    return start;
-  };
+  const begin = (write: () => void) => writeRoutine(a, write);
   return {
     packAlong: { f32: begin(() => packAlong(a, "f32")), bf16: begin(() => packAlong(a, "bf16")) },
     packAcross: { f32: begin(() => packAcross(a, "f32")), bf16: begin(() => packAcross(a, "bf16")) },
@@ -58,43 +54,57 @@ export function loadAddress(a: Assembler, to: number, from: number, base: number
 }
 
 function packAlong(a: Assembler, type: "f32" | "bf16"): void {
-  const [source, stride, rows, steps, to, toStride, row, next] = [R8, RDX, RCX, R9, R10, R11, RAX, RSI] as const;
-  const [now, last] = [
-    [1, 2],
-    [3, 4],
-  ] as const satisfies readonly (readonly [Mask, Mask])[];
   const [low, high, factor] = [16, 17, 18];
+  const [first, second] = [1, 2] as const;
+  if (type === "bf16") return turnRows(a, 64, [first, second], (i, row) => a.load("vmovdqu16", i, at(row), first));
+  const load = (i: number, row: number) => {
+    a.load("vmovups", low, at(row), first);
+    a.load("vmovups", high, at(row, 64), second);
+    a.vector("vmulps", low, low, factor);
+    a.vector("vmulps", high, high, factor);
+    a.vector("vcvtne2ps2bf16", i, high, low);
+  };
+  turnRows(a, 128, [first, second], load, () => a.load("vbroadcastss", factor, at(RDI, PACK.factor)));
+}
+
+/**
+ * Reads up to 16 rows step by step and writes each step turned, as `PACK` says. The masks of a step's vectors are those of a whole step, until the last one.
+ * @param bytes of a row in a step
+ * @param load loads a row's step, with the masks, into a register
+ * @param before what is done before each step
+ */
+export function turnRows(
+  a: Assembler,
+  bytes: number,
+  masks: readonly Mask[],
+  load: (register: number, row: number) => void,
+  before = () => {},
+): void {
+  const [source, stride, rows, steps, to, toStride, row, next] = [R8, RDX, RCX, R9, R10, R11, RAX, RSI] as const;
+  const lastOf = (mask: Mask) => (mask + masks.length) as Mask;
   loadAddress(a, source, PACK.from, RSI);
   loadAddress(a, to, PACK.to, RSI);
   a.load32(stride, at(RDI, PACK.stride));
   a.load32(rows, at(RDI, PACK.rows));
   a.load32(steps, at(RDI, PACK.steps));
   a.load32(toStride, at(RDI, PACK.toStride));
-  // The high half of the mask is that of the second vector of f32.
-  a.load32(RAX, at(RDI, PACK.mask));
-  a.maskFrom(last[0], RAX);
-  a.load32(RAX, at(RDI, PACK.mask + 2));
-  a.maskFrom(last[1], RAX);
+  masks.forEach((mask, i) => {
+    // 16 bits for each vector.
+    a.load32(RAX, at(RDI, PACK.mask + 2 * i));
+    a.maskFrom(lastOf(mask), RAX);
+  });
   a.set(RAX, -1);
-  for (const mask of now) a.maskFrom(mask, RAX);
+  for (const mask of masks) a.maskFrom(mask, RAX);
   const [loop, whole] = [a.label(), a.label()];
   a.place(loop);
   a.compare(steps, 1);
   a.jumpIf("notEqual", whole);
-  now.forEach((mask, i) => a.copyMask(mask, last[i]!));
+  for (const mask of masks) a.copyMask(mask, lastOf(mask));
   a.place(whole);
-  if (type === "f32") a.load("vbroadcastss", factor, at(RDI, PACK.factor));
+  before();
   a.move(row, source);
   for (let i = 0; i < LANES; i++) {
-    if (type === "bf16") {
-      a.load("vmovdqu16", i, at(row), now[0]);
-    } else {
-      a.load("vmovups", low, at(row), now[0]);
-      a.load("vmovups", high, at(row, 64), now[1]);
-      a.vector("vmulps", low, low, factor);
-      a.vector("vmulps", high, high, factor);
-      a.vector("vcvtne2ps2bf16", i, high, low);
-    }
+    load(i, row);
     if (i + 1 === LANES) break;
     // The last row stands for those that are missing.
     a.move(next, row);
@@ -102,7 +112,7 @@ function packAlong(a: Assembler, type: "f32" | "bf16"): void {
     a.compare(rows, i + 1);
     a.moveIf("greater", row, next);
   }
-  a.addConstant(source, type === "f32" ? 128 : 64);
+  a.addConstant(source, bytes);
   for (const register of transpose(a)) {
     a.store(at(to), register);
     a.add(to, toStride);

@@ -127,9 +127,6 @@ export const ACROSS_COLUMNS = 48;
 /** Bytes of a piece of B, lined up. */
 export const PIECE_BYTES = Math.max(ALONG_COLUMNS * LINE_BYTES, 4 * PIECE * ACROSS_COLUMNS);
 
-/** Offsets of the arguments of the routine that turns 16 rows of A: as those of `PACK`, without a factor. */
-export const TURN = { from: 0, stride: 4, rows: 8, steps: 12, mask: 16, to: 20, toStride: 24 } as const;
-
 /** Offsets of the arguments of thin products. */
 export const THIN = {
   /** A turned, [k][rows], and the bytes from one term to the next. */

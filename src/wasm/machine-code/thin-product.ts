@@ -1,7 +1,7 @@
 /** Products of some rows with a large matrix by the routines of thin.ts, on the calling thread. */
 import type { Address } from "../../runtime/executor.ts";
 import type { ThinAddresses } from "./executable.ts";
-import { ACROSS_COLUMNS, ALONG_COLUMNS, ARGUMENT_BYTES, LANES, THIN, TURN } from "./layout.ts";
+import { ACROSS_COLUMNS, ALONG_COLUMNS, ARGUMENT_BYTES, LANES, PACK, THIN } from "./layout.ts";
 import { BF16, bits, routineAt } from "./pack.ts";
 
 /** Bytes of scratch of a thread for the arguments. */
@@ -55,28 +55,31 @@ export function createThinProduct(
   const words = new Uint32Array(memory.buffer, scratch, THIN_SCRATCH / 4);
   const args = base + scratch;
   const lastOf = (count: number, unit: number) => ((count - 1) % unit) + 1;
+  const place = (a: Address, b: Address, terms: number, out: Address, outStride: number, rows: number, columns: number) => {
+    words[THIN.a / 4] = a;
+    words[THIN.b / 4] = b;
+    words[THIN.terms / 4] = terms;
+    words[THIN.out / 4] = out;
+    words[THIN.outStride / 4] = outStride;
+    words[THIN.rows / 4] = rows;
+    words[THIN.columns / 4] = columns;
+  };
   return {
     turn(from, stride, rows, k, to, toStride) {
       for (let row = 0; row < rows; row += LANES) {
-        words[TURN.from / 4] = from + row * stride;
-        words[TURN.stride / 4] = stride;
-        words[TURN.rows / 4] = Math.min(LANES, rows - row);
-        words[TURN.steps / 4] = Math.ceil(k / LANES);
-        words[TURN.mask / 4] = bits(lastOf(k, LANES));
-        words[TURN.to / 4] = to + 4 * row;
-        words[TURN.toStride / 4] = toStride;
+        words[PACK.from / 4] = from + row * stride;
+        words[PACK.stride / 4] = stride;
+        words[PACK.rows / 4] = Math.min(LANES, rows - row);
+        words[PACK.steps / 4] = Math.ceil(k / LANES);
+        words[PACK.mask / 4] = bits(lastOf(k, LANES));
+        words[PACK.to / 4] = to + 4 * row;
+        words[PACK.toStride / 4] = toStride;
         turnRows(args, base);
       }
     },
     along(type, a, b, out, outStride, rows, columns, k, isSum, piece) {
-      words[THIN.a / 4] = a;
-      words[THIN.b / 4] = b;
+      place(a, b, Math.ceil(k / LANES), out, outStride, rows, columns);
       words[THIN.bStride / 4] = k * (type === BF16 ? 2 : 4);
-      words[THIN.terms / 4] = Math.ceil(k / LANES);
-      words[THIN.columns / 4] = columns;
-      words[THIN.rows / 4] = rows;
-      words[THIN.out / 4] = out;
-      words[THIN.outStride / 4] = outStride;
       words[THIN.isSum / 4] = isSum;
       words[THIN.piece / 4] = piece;
       words[THIN.mask / 4] = bits(lastOf(columns, ALONG_COLUMNS));
@@ -84,15 +87,9 @@ export function createThinProduct(
       along[type === BF16 ? "bf16" : "f32"][rows > LANES ? 1 : 0]!(args, base);
     },
     across(type, a, aStride, b, bStride, next, out, outStride, rows, columns, terms, isSum, piece) {
-      words[THIN.a / 4] = a;
+      place(a, b, terms, out, outStride, rows, columns);
       words[THIN.aStride / 4] = aStride;
-      words[THIN.b / 4] = b;
       words[THIN.bStride / 4] = bStride;
-      words[THIN.terms / 4] = terms;
-      words[THIN.columns / 4] = columns;
-      words[THIN.rows / 4] = rows;
-      words[THIN.out / 4] = out;
-      words[THIN.outStride / 4] = outStride;
       words[THIN.isSum / 4] = isSum;
       words[THIN.piece / 4] = piece;
       words[THIN.next / 4] = next;

@@ -26,9 +26,10 @@ import {
   RDI,
   RDX,
   RSI,
+  writeRoutine,
 } from "./assembler.ts";
-import { loadAddress, transpose } from "./kernels.ts";
-import { ACROSS_COLUMNS, ACROSS_ROWS, ALONG_COLUMNS, LANES, LINE_BYTES, PIECE, THIN, TURN } from "./layout.ts";
+import { loadAddress, transpose, turnRows } from "./kernels.ts";
+import { ACROSS_COLUMNS, ACROSS_ROWS, ALONG_COLUMNS, LANES, LINE_BYTES, PIECE, THIN } from "./layout.ts";
 
 /** Where in the code the routines begin, in bytes. */
 export interface ThinCode {
@@ -51,59 +52,14 @@ const STEPS = PIECE / LANES;
 /** Makes the code. */
 export function thinCode(): ThinCode {
   const a = createAssembler();
-  const begin = (write: () => void): number => {
-    while (a.length % 64 !== 0) a.return();
-    const start = a.length;
-    write();
-    return start;
-  };
+  const begin = (write: () => void) => writeRoutine(a, write);
   const along = (type: Type) => [1, 2].map((vectors) => begin(() => multiplyAlong(a, type, vectors)));
   return {
-    turn: begin(() => turn(a)),
+    turn: begin(() => turnRows(a, 4 * LANES, [1], (register, row) => a.load("vmovups", register, at(row), 1))),
     along: { f32: along("f32"), bf16: along("bf16") },
     across: { f32: begin(() => multiplyAcross(a, "f32")), bf16: begin(() => multiplyAcross(a, "bf16")) },
     code: a.finish(),
   };
-}
-
-function turn(a: Assembler): void {
-  const [source, stride, rows, steps, to, toStride, row, next] = [R8, RDX, RCX, R9, R10, R11, RAX, RSI] as const;
-  const [now, last]: [Mask, Mask] = [1, 2];
-  loadAddress(a, source, TURN.from, RSI);
-  loadAddress(a, to, TURN.to, RSI);
-  a.load32(stride, at(RDI, TURN.stride));
-  a.load32(rows, at(RDI, TURN.rows));
-  a.load32(steps, at(RDI, TURN.steps));
-  a.load32(toStride, at(RDI, TURN.toStride));
-  a.load32(RAX, at(RDI, TURN.mask));
-  a.maskFrom(last, RAX);
-  a.set(RAX, -1);
-  a.maskFrom(now, RAX);
-  const [loop, whole] = [a.label(), a.label()];
-  a.place(loop);
-  a.compare(steps, 1);
-  a.jumpIf("notEqual", whole);
-  a.copyMask(now, last);
-  a.place(whole);
-  a.move(row, source);
-  for (let i = 0; i < LANES; i++) {
-    a.load("vmovups", i, at(row), now);
-    if (i + 1 === LANES) break;
-    // The last row stands for those that are missing.
-    a.move(next, row);
-    a.add(next, stride);
-    a.compare(rows, i + 1);
-    a.moveIf("greater", row, next);
-  }
-  a.addConstant(source, 4 * LANES);
-  for (const register of transpose(a)) {
-    a.store(at(to), register);
-    a.add(to, toStride);
-  }
-  a.addConstant(steps, -1);
-  a.jumpIf("notEqual", loop);
-  a.vzeroupper();
-  a.return();
 }
 
 /** Loads 16 elements as f32. */
