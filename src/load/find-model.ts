@@ -1,7 +1,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { messageOf, UserError } from "../base/errors.ts";
-import { ggufFolder, isGguf } from "../gguf/folder/folder.ts";
+import { isGguf } from "../gguf/folder/is-gguf.ts";
 import { type HubOptions, resolveModel } from "../hf/hub/hub.ts";
 import { baseModelOf } from "../hf/peft/adapter-config.ts";
 import { checkFolder } from "../hf/peft/adapter-folder.ts";
@@ -17,7 +17,11 @@ export interface NamedModel {
  * @throws {UserError} as both, and a folder that only holds such a file
  */
 export async function baseFolder(model: string, options: HubOptions = {}): Promise<string> {
-  if (isGguf(model)) return ggufFolder(model);
+  if (isGguf(model)) {
+    // Other models need not wait until this is loaded.
+    const { ggufFolder } = await import("../gguf/folder/folder.ts");
+    return ggufFolder(model);
+  }
   if (model.endsWith(".gguf") && !existsSync(model)) throw new UserError(`${model}: no such file; expected a GGUF file`);
   const folder = await resolveModel(model, options);
   const gguf = existsSync(join(folder, "config.json")) ? undefined : readdirSync(folder).find((name) => name.endsWith(".gguf"));

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { closeSync, existsSync, openSync, readSync, statSync, symlinkSync } from "node:fs";
+import { closeSync, existsSync, symlinkSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { UserError } from "../../base/errors.ts";
 import { cacheFolder } from "../../base/files/cache-folder.ts";
@@ -11,25 +11,6 @@ import { weightName } from "../read/open-weights.ts";
 import { configOf } from "./config.ts";
 import type { Factors } from "./rope.ts";
 import { tokenizerOf } from "./tokenizer.ts";
-
-/** Tells whether a path names a GGUF file: by its begin, for the files of Ollama's store have no ending. */
-export function isGguf(path: string): boolean {
-  if (!statSync(path, { throwIfNoEntry: false })?.isFile()) return false;
-  if (path.endsWith(".gguf")) return true;
-  let fd: number;
-  try {
-    fd = openSync(path, "r");
-  } catch {
-    // Whoever opens it says why it cannot be read.
-    return false;
-  }
-  try {
-    const magic = Buffer.alloc(4);
-    return readSync(fd, magic, 0, 4, 0) === 4 && magic.toString("latin1") === "GGUF";
-  } finally {
-    closeSync(fd);
-  }
-}
 
 /** Counts what is written into the folders of files: those of an earlier version are not used. */
 const VERSION = 1;
