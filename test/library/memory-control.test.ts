@@ -1,9 +1,11 @@
 import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { parseSize } from "../../src/base/bytes.ts";
 import { createMemoryControl, type MemoryEvent, train, UserError } from "../../src/index.ts";
 import { temporaryFolder } from "../hf/temp.ts";
 import { writeTinyModel } from "../support/cli.ts";
+import { limitHere } from "../support/process-tree.ts";
 import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(120_000);
@@ -60,14 +62,13 @@ describe("the limit of memory of a run that is under way", () => {
       await train({ ...config("whole"), overwrite: true }, { isolate: true });
       const control = createMemoryControl();
       const told: MemoryEvent[] = [];
-      // A limit is of a whole process, and the tests' own may hold more than a run needs by itself.
-      const MiB = 2 ** 20;
-      const most = (1024 + (isolate ? 0 : Math.ceil(process.memoryUsage.rss() / MiB))) * MiB;
+      const memory = isolate ? "1GiB" : limitHere(2 ** 30);
+      const most = (parseSize(memory) as { bytes: number }).bytes;
       // Asked for before the run begins; of several the newest counts.
-      const answers = [control.resize(most - 512 * MiB), control.resize(most)];
+      const answers = [control.resize(most / 2), control.resize(most)];
       let before = 0;
       await train(
-        { ...config(output), memory: `${most / MiB}MiB` },
+        { ...config(output), memory },
         {
           isolate,
           memoryControl: control,

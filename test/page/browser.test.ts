@@ -5,6 +5,7 @@ import type { Browser, Page } from "playwright-core";
 import { temporaryFolder } from "../hf/temp.ts";
 import { type Box, chats, openBox, QUICK, writeBase } from "../support/box.ts";
 import { accessibilityProblems, browserTest, CHROMIUM, openBrowser, openPage, type WatchedPage } from "../support/browser.ts";
+import { limitHere } from "../support/process-tree.ts";
 import { SLOW } from "../support/slow.ts";
 
 setDefaultTimeout(240_000);
@@ -21,7 +22,7 @@ let browser: Browser;
 let tuned: string;
 
 const open = async (options: Parameters<typeof openBox>[0]): Promise<Box> => {
-  const opened = await openBox({ model, memory: "2GiB", conversations: 2, ...options });
+  const opened = await openBox({ model, memory: limitHere(2 ** 31), conversations: 2, ...options });
   boxes.push(opened);
   return opened;
 };

@@ -11,6 +11,9 @@ export function treeBytes(pid: number): number {
   }
 }
 
+/** A limit for what runs in the tests' own process: so many bytes above what that holds, which may be gigabytes, in whole MiB. */
+export const limitHere = (bytes: number): string => `${Math.ceil((process.memoryUsage.rss() + bytes) / 2 ** 20)}MiB`;
+
 /** Seconds of processor time that a process has used so far, without its children. */
 export function processorSeconds(pid: number): number {
   try {

@@ -6,6 +6,7 @@ import type { Export } from "../../../src/page/api/types.ts";
 import { temporaryFolder } from "../../hf/temp.ts";
 import { BASE, type Box, chats, openBox, QUICK, writeBase } from "../../support/box.ts";
 import { remat } from "../../support/cli.ts";
+import { limitHere } from "../../support/process-tree.ts";
 
 setDefaultTimeout(120_000);
 
@@ -17,7 +18,7 @@ let name: string;
 let run: string;
 beforeAll(async () => {
   model = writeBase(folder);
-  box = await openBox({ home, model, memory: "2GiB" });
+  box = await openBox({ home, model, memory: limitHere(2 ** 31) });
   const { id } = await box.create({ training_file: await box.upload(chats()), suffix: "words", remat: QUICK });
   name = (await box.until(id)).fine_tuned_model!;
   run = join(home, "runs", id);

@@ -2,11 +2,13 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parse } from "yaml";
+import { parseSize } from "../../../src/base/bytes.ts";
 import type { BoxMemory, Job, JobEvent, Page, RunReport } from "../../../src/page/api/types.ts";
 import { createEventReader, type ServerEvent } from "../../../src/page/api/sse.ts";
 import { temporaryFolder } from "../../hf/temp.ts";
 import { BASE, type Box, chats, openBox, QUICK, writeBase } from "../../support/box.ts";
 import { remat } from "../../support/cli.ts";
+import { limitHere } from "../../support/process-tree.ts";
 
 setDefaultTimeout(120_000);
 
@@ -15,9 +17,10 @@ const home = join(folder, "home");
 let model: string;
 let box: Box;
 let id: string;
+const limit = limitHere(2 ** 31);
 beforeAll(async () => {
   model = writeBase(folder);
-  box = await openBox({ home, model, memory: "2GiB" });
+  box = await openBox({ home, model, memory: limit });
   const remat = { ...QUICK, sample: true, valid: "34%", eval_every: 2, learning_rate: 0.01 };
   id = (await box.create({ training_file: await box.upload(chats(), "words.jsonl"), suffix: "words", remat })).id;
   await box.until(id);
@@ -109,7 +112,7 @@ describe("a job's insights", () => {
 
 test("the box's memory is told by who holds it", async () => {
   const memory = await get<BoxMemory>("/v1/memory");
-  expect(memory).toMatchObject({ object: "memory", limit: 2 ** 31, jobs: [] });
+  expect(memory).toMatchObject({ object: "memory", limit: (parseSize(limit) as { bytes: number }).bytes, jobs: [] });
   expect(memory.free + memory.serving.held).toBeCloseTo(memory.limit, -8);
   expect(memory.serving.models.map((each) => each.id)).toEqual([BASE]);
   const training = await box.upload(chats());
