@@ -38,3 +38,34 @@ export function childrenOf(pid: number): number[] {
     readFileSync(`/proc/${pid}/task/${task}/children`, "utf8").split(" ").filter(Boolean).map(Number),
   );
 }
+
+/** Sends a process a signal, if it has not ended. */
+export function signal(pid: number, name: NodeJS.Signals): void {
+  try {
+    process.kill(pid, name);
+  } catch {
+    // It has ended.
+  }
+}
+
+/**
+ * Lets processes run for a fifth of the time until something has happened, and stops them: runs are to have steps left then, however fast
+ * the machine is.
+ */
+export async function slowed<T>(pids: readonly number[], wait: Promise<T>): Promise<T> {
+  let isOver = false;
+  const waited = wait.finally(() => (isOver = true));
+  const send = (name: NodeJS.Signals) => pids.forEach((pid) => signal(pid, name));
+  try {
+    while (!isOver) {
+      send("SIGCONT");
+      await Promise.race([waited, Bun.sleep(100)]);
+      send("SIGSTOP");
+      await Promise.race([waited, Bun.sleep(400)]);
+    }
+    return await waited;
+  } catch (error) {
+    send("SIGCONT");
+    throw error;
+  }
+}

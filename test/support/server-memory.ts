@@ -5,7 +5,7 @@ import { parseSize } from "../../src/base/bytes.ts";
 import { lockHolder } from "../../src/train/run/lock.ts";
 import { BASE } from "./box.ts";
 import { writeTinyModel } from "./cli.ts";
-import { treeBytes } from "./process-tree.ts";
+import { signal, slowed, treeBytes } from "./process-tree.ts";
 import { bitsOf, startServerProcess } from "./server-kills.ts";
 
 export interface MemoryReport {
@@ -115,16 +115,17 @@ export async function trainBesideAnswers(folder: string, memory: string, size: M
     await box.until(disturbed.id, hasBegun);
     const second = size.second > 0 ? await create(size.second) : null;
     if (second) {
-      // The first job runs while it has to give way and stands still otherwise, so that it has steps left in which its limit can rise.
-      const trainer = lockHolder(join(home, "runs", disturbed.id))!;
-      await box.until(second.id, ({ status }) => status === "running");
-      process.kill(trainer, "SIGSTOP");
-      await box.until(second.id, hasBegun);
-      process.kill(trainer, "SIGCONT");
-      await answer(OTHER);
-      process.kill(trainer, "SIGSTOP");
-      const model = await modelOf(second.id).finally(() => process.kill(trainer, "SIGCONT"));
-      await answer(model);
+      const trainerOf = (id: string): number => lockHolder(join(home, "runs", id))!;
+      const first = trainerOf(disturbed.id);
+      await slowed([first], box.until(second.id, hasBegun));
+      const other = trainerOf(second.id);
+      await slowed([first, other], answer(OTHER));
+      signal(other, "SIGCONT");
+      const model = await modelOf(second.id);
+      const lowest = (await limitsOf(disturbed.id)).at(-1)!;
+      await slowed([first], answer(model));
+      while ((await limitsOf(disturbed.id)).at(-1)! <= lowest) await slowed([first], Bun.sleep(500));
+      signal(first, "SIGCONT");
     } else await answer(OTHER);
     await answer(BASE);
     await answer(await modelOf(disturbed.id));

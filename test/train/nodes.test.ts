@@ -7,6 +7,7 @@ import { numericsDifference } from "../../src/train/nodes/numerics.ts";
 import { createStepWork } from "../../src/train/nodes/step-work.ts";
 import { remat, refused, root, writeTinyModel } from "../support/cli.ts";
 import { type FakeBehaviour, fakeVector, fakeWorker, gradientsOf, partOf, PREPARE, sumOf } from "../support/nodes.ts";
+import { childrenOf, signal, slowed } from "../support/process-tree.ts";
 import { slowTest } from "../support/slow.ts";
 
 const SIZE = 9;
@@ -139,8 +140,17 @@ describe("runs with --nodes", () => {
       .filter((line) => line.startsWith('{"type":"step"') && line.endsWith("}"))
       .map((line) => (JSON.parse(line) as { nodes: { elsewhere: number } }).nodes.elsewhere);
 
-  const childrenOf = (pid: number): number[] =>
-    readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ").filter(Boolean).map(Number);
+  /** The workers of a run, once one has learned something: the run stands still then. */
+  async function workersOf(child: Bun.Subprocess, output: string): Promise<number[]> {
+    const metrics = join(folder, output, "metrics.jsonl");
+    const hasBegun = () => existsSync(metrics) && elsewhere(output).some((count) => count > 0);
+    const begun = async () => {
+      while (child.exitCode === null && !hasBegun()) await Bun.sleep(20);
+    };
+    // A worker takes a second to begin, in which this process could do all steps.
+    await slowed([child.pid], begun());
+    return childrenOf(child.pid);
+  }
 
   /** Trains in a process of its own, and kills one of its workers once that has learned something. */
   async function trainAndKill(output: string, more: string): Promise<string> {
@@ -149,18 +159,10 @@ describe("runs with --nodes", () => {
       stdout: "ignore",
     });
     const text = new Response(child.stderr).text();
-    const metrics = join(folder, output, "metrics.jsonl");
-    const hasBegun = () => {
-      try {
-        return /"elsewhere":[1-9]/.test(readFileSync(metrics, "utf8"));
-      } catch {
-        return false;
-      }
-    };
-    while (child.exitCode === null && !hasBegun()) await Bun.sleep(20);
-    const workers = childrenOf(child.pid);
+    const workers = await workersOf(child, output);
     expect(workers.length).toBeGreaterThan(0);
     process.kill(workers[0]!, "SIGKILL");
+    signal(child.pid, "SIGCONT");
     const stderr = await text;
     expect(`${await child.exited} ${stderr}`).toStartWith("0 ");
     expect(stderr).toContain("worker");
@@ -242,24 +244,23 @@ describe("runs with --nodes", () => {
     async () => {
       const more = "--steps 120 --valid 20% --eval-every 50 --patience 100 --save-every 10";
       await train("undisturbed", `${more} --nodes 1`);
-      for (const signal of ["SIGINT", "SIGKILL"] as const) {
-        const child = Bun.spawn([process.execPath, join(root, "src/cli/main.ts"), ...flags(signal, `${more} --nodes 3`)], {
+      for (const name of ["SIGINT", "SIGKILL"] as const) {
+        const child = Bun.spawn([process.execPath, join(root, "src/cli/main.ts"), ...flags(name, `${more} --nodes 3`)], {
           stderr: "ignore",
           stdout: "ignore",
         });
-        const hasBegun = () => existsSync(join(folder, signal, "metrics.jsonl")) && elsewhere(signal).some((count) => count > 0);
-        while (child.exitCode === null && !hasBegun()) await Bun.sleep(20);
-        const workers = childrenOf(child.pid);
+        const workers = await workersOf(child, name);
         expect(workers.length).toBe(2);
         // As a terminal does, which asks all processes of the run.
-        for (const pid of signal === "SIGINT" ? [child.pid, ...workers] : [child.pid]) process.kill(pid, signal);
-        expect(await child.exited).toBe(signal === "SIGINT" ? 130 : 137);
+        for (const pid of name === "SIGINT" ? [child.pid, ...workers] : [child.pid]) process.kill(pid, name);
+        signal(child.pid, "SIGCONT");
+        expect(await child.exited).toBe(name === "SIGINT" ? 130 : 137);
         // No worker outlives the run.
         const until = performance.now() + 10_000;
         while (workers.some((pid) => existsSync(`/proc/${pid}`)) && performance.now() < until) await Bun.sleep(50);
         expect(workers.filter((pid) => existsSync(`/proc/${pid}`))).toEqual([]);
-        await train(signal, `${more} --nodes 2 --resume`);
-        expect(hash(signal)).toBe(hash("undisturbed"));
+        await train(name, `${more} --nodes 2 --resume`);
+        expect(hash(name)).toBe(hash("undisturbed"));
       }
     },
   );
