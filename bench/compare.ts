@@ -12,13 +12,15 @@ import { SHAPES } from "./shapes.ts";
  *
  *     PYTHON=/path/to/python bun bench/compare.ts --shapes smollm2-135m --tokens 512,1024 --rounds 3
  *
- * PYTHON (or --python) must have torch, transformers and peft; nothing is installed. Without it only this side runs.
+ * PYTHON (or --python) must have torch, transformers and peft, and --mlx-python MLX-LM for the system mlx; nothing is installed. Without them only
+ * this side runs.
  * Each run is a process of its own, on all of `--threads` cores; rounds go through all systems, so that a slow minute of
  * the machine hits all of them.
  */
 const { values } = parseArgs({
   options: {
     python: { type: "string", default: process.env["PYTHON"] ?? "" },
+    "mlx-python": { type: "string", default: "" },
     shapes: { type: "string", default: Object.keys(SHAPES).join() },
     tokens: { type: "string", default: "512,1024,2048" },
     systems: {
@@ -35,7 +37,8 @@ const { values } = parseArgs({
 
 interface System {
   readonly label: string;
-  readonly peer: boolean;
+  /** True: PyTorch; "mlx": MLX-LM. */
+  readonly peer: boolean | "mlx";
   readonly args: readonly string[];
   /** Memory that the process is given: a share of the peak RSS of the baseline, which has run before. */
   readonly share?: number;
@@ -58,6 +61,11 @@ const SYSTEMS: Readonly<Record<string, System>> = {
     share: 0.5,
   },
   wasm: { label: "Remat, WebAssembly alone", peer: false, args: ["--matmul", "wasm"] },
+  "wasm-default": {
+    label: "Remat, WebAssembly alone, bf16 weights, memory by default",
+    peer: false,
+    args: ["--matmul", "wasm", "--dtype", "bf16", "--strategy", "auto"],
+  },
   default: {
     label: "Remat, native products, bf16 weights, memory by default",
     peer: false,
@@ -68,6 +76,18 @@ const SYSTEMS: Readonly<Record<string, System>> = {
     peer: false,
     args: ["--matmul", "bf16", "--dtype", "bf16", "--strategy", "auto"],
   },
+  "products-least": {
+    label: "Remat, bf16 products, bf16 weights",
+    peer: false,
+    args: ["--matmul", "bf16", "--dtype", "bf16"],
+  },
+  full: { label: "Remat, native products, all weights trained", peer: false, args: ["--matmul", "native", "--tuning", "full"] },
+  "full-8bit": {
+    label: "Remat, native products, all weights trained, 8-bit AdamW",
+    peer: false,
+    args: ["--matmul", "native", "--tuning", "full", "--optimizer", "adamw8bit"],
+  },
+  "pytorch-full": { label: "PyTorch f32, all weights trained", peer: true, args: ["--tuning", "full"] },
   pytorch: { label: "PyTorch f32", peer: true, args: [] },
   "pytorch-none": { label: "PyTorch f32, no checkpointing", peer: true, args: ["--strategy", "off"] },
   "pytorch-autocast": {
@@ -82,6 +102,7 @@ const SYSTEMS: Readonly<Record<string, System>> = {
     peer: true,
     args: [...ALL_BF16, "--strategy", "off"],
   },
+  mlx: { label: "MLX-LM f32, CPU backend", peer: "mlx", args: [] },
   "pytorch-compiled": {
     label: "PyTorch bf16, adapters too, no checkpointing, torch.compile",
     peer: true,
@@ -101,12 +122,14 @@ interface Row extends SystemRuns {
   readonly runs: readonly Run[];
 }
 
+const pythonOf = ({ peer }: System): string => (peer === "mlx" ? values["mlx-python"] : values.python);
+
 async function run(name: string, shape: string, tokens: string, baseline: readonly Run[]): Promise<Run> {
   const system = SYSTEMS[name]!;
   const memory = system.share ? ["--memory", String(Math.floor(system.share * median(baseline.map((one) => one.peakRss))))] : [];
   const common = ["--shape", shape, "--tokens", tokens, "--steps", values.steps, "--threads", values.threads];
   const script = system.peer
-    ? [values.python, join(import.meta.dir, "peers/pytorch.py")]
+    ? [pythonOf(system), join(import.meta.dir, system.peer === "mlx" ? "peers/mlx-lm.py" : "peers/pytorch.py")]
     : [process.execPath, join(import.meta.dir, "step.ts")];
   const layers = values.layers === undefined ? [] : ["--layers", values.layers];
   const child = Bun.spawn([...script, ...common, ...layers, ...system.args, ...memory], { stdout: "pipe", stderr: "pipe" });
@@ -146,17 +169,20 @@ function table(rows: readonly Row[]): string[] {
 
 function circumstances(rows: readonly Row[]): string[] {
   const peer = rows.flatMap((row) => row.runs).find((one) => one.versions)?.versions ?? {};
+  const what = systems.every((name) => SYSTEMS[name]!.args.includes("full"))
+    ? "All weights trained"
+    : "LoRA r = 16 on all linear layers";
   const layers = values.layers === undefined ? "" : `, ${values.layers} layers only`;
   return [
     `${machine()}, ${values.threads} threads; ${versionsText({ ...ownVersions(), ...peer })}; ` +
       `medians of ${values.rounds} rounds of ${values.steps} steps, the first of which counts for the last column alone.`,
     "",
-    `LoRA r = 16 on all linear layers, random weights, one row of tokens, gradient checkpointing on where nothing else is said${layers}. ` +
+    `${what}, random weights, one row of tokens, gradient checkpointing on where nothing else is said${layers}. ` +
       "In brackets: ratio to PyTorch f32 with gradient checkpointing. Behind ±: the greatest distance of a round from the median.",
   ];
 }
 
-const systems = values.systems.split(",").filter((name) => values.python !== "" || !SYSTEMS[name]?.peer);
+const systems = values.systems.split(",").filter((name) => !SYSTEMS[name]?.peer || pythonOf(SYSTEMS[name]) !== "");
 for (const name of systems)
   if (SYSTEMS[name]?.share && systems.indexOf(BASELINE) !== 0) throw new Error(`--systems: ${name} wants ${BASELINE} first`);
 for (const name of systems) if (!SYSTEMS[name]) throw new Error(`--systems: one of ${Object.keys(SYSTEMS).join(", ")}`);
@@ -183,7 +209,7 @@ for (const shape of values.shapes.split(",")) {
         shape,
         tokens: Number(tokens),
         system,
-        peer: SYSTEMS[system]!.peer,
+        peer: SYSTEMS[system]!.peer !== false,
         runs: rows.get(`${shape} ${tokens} ${system}`)!,
       })),
     );

@@ -2,10 +2,10 @@
  * Matrix products and the fused head against the register-only peak of this machine, measured in the same process and
  * minute.
  *
- *     bun bench/kernels.ts [gemm] [head]
+ *     bun bench/kernels.ts [gemm] [bf16] [head]
  *
- * gemm: GFLOP/s and share of one thread's peak, for one and for two threads (per thread). head: time of
- * LinearCrossEntropyGrad beside that of its bare products on all rows at once. Medians, and the best run in brackets:
+ * gemm: GFLOP/s and share of one thread's peak, for one and for two threads (per thread). bf16: the same of products in bf16 by machine code,
+ * on the shapes of a step, beside the peak of `vdpbf16ps`. head: time of LinearCrossEntropyGrad beside that of its bare products on all rows at once. Medians, and the best run in brackets:
  * on a busy machine the best is the better estimate.
  */
 import type { TensorType } from "../src/graph/types.ts";
@@ -13,6 +13,7 @@ import type { FloatType } from "../src/base/dtype.ts";
 import { Gemm } from "../src/ops/gemm.ts";
 import { LinearCrossEntropyGrad } from "../src/ops/linear-cross-entropy.ts";
 import { createWasmExecutor, type WasmExecutor } from "../src/wasm/executor.ts";
+import type { MatmulChoice } from "../src/wasm/matmul.ts";
 import { callOf } from "./operator-call.ts";
 import { measurePeak } from "./peak.ts";
 import { type Timing, time } from "./time.ts";
@@ -45,6 +46,20 @@ const PRODUCTS: readonly Product[] = [
   { m: 16, n: 4864, k: 896, transB: 1, weight: "bf16", what: "16 tokens" },
 ];
 
+/** Products of SmolLM2-135M's step with frozen weights, forward and back, in pieces as the head takes them. */
+const BF16_PRODUCTS: readonly Product[] = [
+  { m: 512, n: 576, k: 576, transB: 1, weight: "bf16", what: "queries" },
+  { m: 512, n: 1536, k: 576, transB: 1, weight: "bf16", what: "up projection" },
+  { m: 512, n: 576, k: 1536, transB: 1, weight: "bf16", what: "down projection" },
+  { m: 512, n: 576, k: 576, weight: "bf16", what: "gradient of queries' x" },
+  { m: 512, n: 576, k: 1536, weight: "bf16", what: "gradient of up's x" },
+  { m: 512, n: 1536, k: 576, weight: "bf16", what: "gradient of down's x" },
+  { m: 512, n: 16384, k: 576, transB: 1, weight: "bf16", what: "logits" },
+  { m: 512, n: 576, k: 16384, weight: "bf16", what: "gradient of the head's x" },
+  { m: 2048, n: 1536, k: 576, transB: 1, weight: "bf16", what: "up, 2048 tokens" },
+  { m: 2048, n: 576, k: 1536, weight: "bf16", what: "its gradient" },
+];
+
 const f32 = (...shape: number[]): TensorType => ({ dtype: "f32", shape });
 const rate = (operations: number, seconds: number): number => operations / seconds / 1e9;
 const cell = (value: number, digits = 1): string => value.toFixed(digits).padStart(6);
@@ -57,15 +72,19 @@ function productCall(executor: WasmExecutor, product: Product): () => void {
   return sum ? callOf(executor, Gemm, [a, b, f32(m, n)], attrs, { inPlace: [0, 2] }) : callOf(executor, Gemm, [a, b], attrs);
 }
 
-async function benchProducts(executors: readonly WasmExecutor[]): Promise<void> {
+async function benchProducts(
+  executors: readonly WasmExecutor[],
+  unit: Parameters<typeof measurePeak>[1],
+  products: readonly Product[],
+): Promise<void> {
   const peaks: Timing[] = [];
   for (const { threads } of executors) {
-    const peak = await measurePeak(threads);
+    const peak = await measurePeak(threads, unit);
     peaks.push(peak);
     console.log(`peak of ${threads} threads, each: ${peak.median.toFixed(1)} (${peak.best.toFixed(1)}) GFLOP/s`);
   }
   console.log("\nGFLOP/s per thread, median (best), and the best's share of the peak of as many threads");
-  for (const product of PRODUCTS) {
+  for (const product of products) {
     const { m, n, k, transA, transB, weight = "f32", what } = product;
     const cells = executors.map((executor, i) => {
       const run = productCall(executor, product);
@@ -109,7 +128,13 @@ function benchHead(executor: WasmExecutor): void {
 
 const groups = Bun.argv.slice(2);
 const wants = (group: string): boolean => groups.length === 0 || groups.includes(group);
-const executors = [await createWasmExecutor({ threads: 1 }), await createWasmExecutor({ threads: 2 })];
-if (wants("gemm")) await benchProducts(executors);
+const open = (matmul: MatmulChoice) => Promise.all([1, 2].map((threads) => createWasmExecutor({ threads, matmul })));
+const executors = await open("wasm");
+if (wants("gemm")) await benchProducts(executors, "wasm", PRODUCTS);
+if (wants("bf16")) {
+  const machine = await open("bf16");
+  await benchProducts(machine, "bf16", BF16_PRODUCTS);
+  for (const executor of machine) executor.close();
+}
 if (wants("head")) for (const executor of executors) benchHead(executor);
 for (const executor of executors) executor.close();

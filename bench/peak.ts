@@ -1,23 +1,30 @@
 /**
- * The most that a thread can do in WebAssembly SIMD: 14 independent chains x = x * m + c in registers, no memory. With
+ * The most that a thread can do in WebAssembly SIMD, and in machine code with `vdpbf16ps`. WebAssembly: 14 independent chains x = x * m + c in registers, no memory. With
  * m and c that makes 16 registers, all that x86-64 has. Several threads at a time may reach less each: processors of a
  * virtual machine can be two halves of one core.
  */
-import { isMainThread, parentPort, Worker } from "node:worker_threads";
+import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
+import { CFunction, type Pointer } from "bun:ffi";
+import { createAssembler, RDI } from "../src/wasm/machine-code/assembler.ts";
+import { executable } from "../src/wasm/machine-code/executable.ts";
 import { type Timing, time } from "./time.ts";
 
 const CHAINS = 14;
 const UNROLLED = 4;
 
-/** Floating-point operations of one round. */
-const PEAK_FLOPS = UNROLLED * CHAINS * 2 * 4;
+/** What is measured, by its name: makes a function that computes `rounds` rounds, of so many floating-point operations each. */
+const UNITS = {
+  wasm: { operations: UNROLLED * CHAINS * 2 * 4, make: wasmKernel },
+  bf16: { operations: 24 * 2 * 32, make: bf16Kernel },
+};
+type Unit = keyof typeof UNITS;
 
 /** GFLOP/s of each of `threads` threads that run at the same time. */
-export async function measurePeak(threads: number): Promise<Timing> {
-  const others = Array.from({ length: threads - 1 }, () => new Worker(new URL(import.meta.url)));
+export async function measurePeak(threads: number, unit: Unit = "wasm"): Promise<Timing> {
+  const others = Array.from({ length: threads - 1 }, () => new Worker(new URL(import.meta.url), { workerData: unit }));
   await Promise.all(others.map((other) => new Promise((ready) => other.once("message", ready))));
   for (const other of others) other.postMessage("go");
-  const own = peak();
+  const own = peak(unit);
   for (const other of others) await other.terminate();
   return own;
 }
@@ -25,24 +32,39 @@ export async function measurePeak(threads: number): Promise<Timing> {
 if (!isMainThread && parentPort) {
   // Another thread's competitor: busy until it is terminated.
   parentPort.on("message", () => {
-    while (true) peak();
+    while (true) peak(workerData as Unit);
   });
   parentPort.postMessage("ready");
 }
 
-function peak(): Timing {
-  const kernel = peakKernel();
+function peak(unit: Unit): Timing {
+  const { operations, make } = UNITS[unit];
+  const kernel = make();
   const rounds = 20_000;
   for (let i = 0; i < 20; i++) kernel(rounds);
   const { median, best } = time(() => void kernel(rounds), 0.4);
-  const rate = (seconds: number): number => (PEAK_FLOPS * rounds) / seconds / 1e9;
+  const rate = (seconds: number): number => (operations * rounds) / seconds / 1e9;
   return { median: rate(median), best: rate(best) };
 }
 
-/** A function that computes `rounds` rounds. */
-function peakKernel(): (rounds: number) => number {
+function wasmKernel(): (rounds: number) => unknown {
   const { exports } = new WebAssembly.Instance(new WebAssembly.Module(peakModule()));
   return exports["peak"] as (rounds: number) => number;
+}
+
+/** 24 sums, each of its own register, of which no product waits for another one's. */
+function bf16Kernel(): (rounds: number) => unknown {
+  const a = createAssembler();
+  for (let i = 0; i < 32; i++) a.vector("vpxord", i, i, i);
+  const next = a.label();
+  a.place(next);
+  for (let i = 0; i < 24; i++) a.vector("vdpbf16ps", i, 24 + (i & 3), 28 + (i & 3));
+  a.addConstant(RDI, -1);
+  a.jumpIf("notEqual", next);
+  a.vzeroupper();
+  a.return();
+  const ptr = executable(a.finish()) as Pointer;
+  return CFunction({ ptr, args: ["i32"], returns: "void" }) as unknown as (rounds: number) => unknown;
 }
 
 // Opcodes of the binary format, https://webassembly.github.io/spec/core/binary/instructions.html

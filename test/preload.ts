@@ -1,4 +1,7 @@
 import { afterAll } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { forbidTelemetry } from "../src/ort/telemetry.ts";
 import { kernelsAreCurrent } from "../src/wasm/build.ts";
 import { collectGarbage, spareCollections } from "./support/garbage.ts";
@@ -6,6 +9,11 @@ import { collectGarbage, spareCollections } from "./support/garbage.ts";
 if (!kernelsAreCurrent()) {
   throw new Error('the compiled kernels do not fit assembly/; run "bun run test", which builds them first');
 }
+
+// What tests keep, and remove, is not the user's.
+const cache = mkdtempSync(join(tmpdir(), "remat-test-cache-"));
+process.env["REMAT_CACHE"] = cache;
+process.on("exit", () => rmSync(cache, { recursive: true, force: true }));
 
 // Some tests begin ONNX Runtime by themselves.
 forbidTelemetry();

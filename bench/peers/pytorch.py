@@ -120,6 +120,21 @@ SHAPES = {
         norm_eps=1e-5,
         rope_theta=1000000.0,
     ),
+    "gemma-4-e2b-15l": lambda: transformers.Gemma4TextConfig(
+        hidden_size=1536,
+        intermediate_size=6144,
+        num_hidden_layers=15,
+        num_attention_heads=8,
+        num_key_value_heads=1,
+        head_dim=256,
+        global_head_dim=512,
+        hidden_size_per_layer_input=256,
+        num_kv_shared_layers=9,
+        use_double_wide_mlp=True,
+        sliding_window=512,
+        layer_types=(["sliding_attention"] * 4 + ["full_attention"]) * 3,
+        final_logit_softcapping=30.0,
+    ),
 }
 if args.shape not in SHAPES:
     sys.exit(f"--shape: one of {', '.join(SHAPES)}")
@@ -142,11 +157,11 @@ with torch.no_grad():
             flat = parameter.view(-1)
             for at in range(0, flat.numel(), block.numel()):
                 flat[at : at + block.numel()] = block[: flat.numel() - at]
-    # The rotary frequencies are a buffer, computed from the configuration.
-    rotary = model.model.rotary_emb
-    fresh = type(rotary)(config).to(args.device)
-    rotary.inv_freq = fresh.inv_freq
-    rotary.original_inv_freq = fresh.original_inv_freq
+            parameter._is_hf_initialized = True
+    # Buffers (rotary frequencies, scales of embeddings) are computed from the configuration.
+    for module in model.modules():
+        if module._buffers:
+            model._init_weights(module)
 
 if args.tuning == "lora":
     model = peft.get_peft_model(

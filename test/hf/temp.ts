@@ -1,4 +1,4 @@
-import { afterAll } from "bun:test";
+import { afterAll, beforeAll } from "bun:test";
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -9,6 +9,16 @@ import { fileIo, type FileIo } from "../../src/base/files/files.ts";
 export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), "remat-test-"));
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+/** A folder for the caches of this test file alone, removed when its tests have ended. */
+export function temporaryCache(): string {
+  const folder = temporaryFolder();
+  const before = process.env["REMAT_CACHE"];
+  beforeAll(() => void (process.env["REMAT_CACHE"] = folder));
+  // test/preload.ts says where others lie.
+  afterAll(() => void (process.env["REMAT_CACHE"] = before!));
   return folder;
 }
 

@@ -3,14 +3,14 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createRandom } from "../../src/base/random.ts";
 import { evaluate, generate, type RunEvent, train, UserError } from "../../src/index.ts";
-import { temporaryFolder } from "../hf/temp.ts";
+import { temporaryCache, temporaryFolder } from "../hf/temp.ts";
 import { root } from "../support/cli.ts";
 import { slowTest } from "../support/slow.ts";
 
 setDefaultTimeout(240_000);
 
 const folder = temporaryFolder();
-process.env["REMAT_CACHE"] = join(folder, "cache");
+temporaryCache();
 
 /** Some of the held-out examples. */
 const few = join(folder, "few.jsonl");

@@ -138,7 +138,7 @@ function amxRoutines(): NonNullable<Bf16Addresses["amx"]> {
 }
 
 /** Returns the address of a copy of the code that can be called. */
-function executable(code: Uint8Array): number {
+export function executable(code: Uint8Array): number {
   const libc = openLibc({
     mmap: { args: ["ptr", "usize", "int", "int", "int", "i64"], returns: "ptr" },
     mprotect: { args: ["ptr", "usize", "int"], returns: "int" },

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { GGUF_ARCHITECTURES } from "../../../src/gguf/folder/config.ts";
@@ -7,7 +7,7 @@ import { loadConfig } from "../../../src/hf/config/config.ts";
 import type { ModelConfig } from "../../../src/models/config.ts";
 import { contextLimit } from "../../../src/models/context.ts";
 import { exportGguf } from "../../../src/library/export-gguf.ts";
-import { temporaryFolder } from "../../hf/temp.ts";
+import { temporaryCache, temporaryFolder } from "../../hf/temp.ts";
 import { SLOW } from "../../support/slow.ts";
 import { writeGgufDecoder } from "../../support/gguf-decoders.ts";
 import { changeConfig, dropTensors, modelWithTokenizer } from "../../support/gguf-models.ts";
@@ -16,14 +16,7 @@ import type { GoldenFamily } from "../../support/golden.ts";
 setDefaultTimeout(120_000);
 
 const home = temporaryFolder();
-const { REMAT_CACHE: cache } = process.env;
-beforeAll(() => {
-  process.env["REMAT_CACHE"] = join(home, "cache");
-});
-afterAll(() => {
-  if (cache === undefined) delete process.env["REMAT_CACHE"];
-  else process.env["REMAT_CACHE"] = cache;
-});
+temporaryCache();
 
 /** Golden models, with the settings that llama.cpp has of each family, and without biases that a file has no place for. */
 const MODELS: Partial<Record<GoldenFamily, { readonly config?: object; readonly drop?: string }>> = {

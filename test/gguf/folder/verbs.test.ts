@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { copyFileSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { evaluate } from "../../../src/library/evaluate.ts";
@@ -6,21 +6,14 @@ import { exportGguf } from "../../../src/library/export-gguf.ts";
 import { generate } from "../../../src/library/generate.ts";
 import { merge } from "../../../src/library/merge.ts";
 import { train } from "../../../src/library/train.ts";
-import { rejection, temporaryFolder } from "../../hf/temp.ts";
+import { rejection, temporaryCache, temporaryFolder } from "../../hf/temp.ts";
 import { SLOW } from "../../support/slow.ts";
 import { writeGgufDecoder } from "../../support/gguf-decoders.ts";
 
 setDefaultTimeout(120_000);
 
 const home = temporaryFolder();
-const { REMAT_CACHE: cache } = process.env;
-beforeAll(() => {
-  process.env["REMAT_CACHE"] = join(home, "cache");
-});
-afterAll(() => {
-  if (cache === undefined) delete process.env["REMAT_CACHE"];
-  else process.env["REMAT_CACHE"] = cache;
-});
+temporaryCache();
 
 const data = join(home, "chats.jsonl");
 const chats = ["the mill", "a river", "two boats"].map((what) => ({
