@@ -217,7 +217,7 @@ describe("resume", () => {
 
   test("a full run whose base model goes away is exported with its tokenizer; a run folder that goes away is told", async () => {
     const start = (name: string, base: string) => {
-      const flags = ["--method", "full", "--steps", "400", "--sequence-length", "32", "--threads", "1", "--no-sample"];
+      const flags = ["--method", "full", "--steps", "100000", "--sequence-length", "32", "--threads", "1", "--no-sample"];
       const output = join(folder, name);
       const child = Bun.spawn([process.execPath, main, "train", "--model", base, "--data", data, "--output", output, ...flags], {
         stdout: "ignore",

@@ -197,7 +197,7 @@ const stepOf = (job: unknown): number => (job as { readonly remat: { readonly st
     async () => {
       const one = nodes.get("one") ?? (await begin("one"));
       const training_file = await box.upload(chats());
-      const long = { ...JOB, remat: { ...JOB.remat, steps: 60, gradient_accumulation: 4 } };
+      const long = { ...JOB, remat: { ...JOB.remat, steps: 150, gradient_accumulation: 4 } };
       const moved = await box.create({ training_file, ...long });
       await box.until(moved.id, (job) => stepOf(job) > 5);
       const two = await begin("two");
