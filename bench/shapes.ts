@@ -110,23 +110,23 @@ export const SHAPES = {
     rope_theta: 1000000,
     tie_embedding: true,
   },
-  /** 15 of 35 layers of Gemma 4 E2B, with as large a share of them without keys of their own: PyTorch's f32 step of all does not fit into 24 GiB. */
-  "gemma-4-e2b-15l": {
+  /** 10 of 35 layers of Gemma 4 E2B, half of them without keys of their own: PyTorch's f32 step of all does not fit into 24 GiB. */
+  "gemma-4-e2b-10l": {
     architectures: ["Gemma4ForCausalLM"],
     model_type: "gemma4_text",
     hidden_size: 1536,
     intermediate_size: 6144,
-    num_hidden_layers: 15,
+    num_hidden_layers: 10,
     num_attention_heads: 8,
     num_key_value_heads: 1,
     head_dim: 256,
     global_head_dim: 512,
     hidden_size_per_layer_input: 256,
     vocab_size_per_layer_input: 262144,
-    num_kv_shared_layers: 9,
+    num_kv_shared_layers: 5,
     use_double_wide_mlp: true,
     sliding_window: 512,
-    layer_types: [0, 1, 2].flatMap(() => [...Array.from({ length: 4 }, () => "sliding_attention"), "full_attention"]),
+    layer_types: [0, 1].flatMap(() => [...Array.from({ length: 4 }, () => "sliding_attention"), "full_attention"]),
     final_logit_softcapping: 30,
     vocab_size: 262144,
     max_position_embeddings: 131072,

@@ -120,19 +120,19 @@ SHAPES = {
         norm_eps=1e-5,
         rope_theta=1000000.0,
     ),
-    "gemma-4-e2b-15l": lambda: transformers.Gemma4TextConfig(
+    "gemma-4-e2b-10l": lambda: transformers.Gemma4TextConfig(
         hidden_size=1536,
         intermediate_size=6144,
-        num_hidden_layers=15,
+        num_hidden_layers=10,
         num_attention_heads=8,
         num_key_value_heads=1,
         head_dim=256,
         global_head_dim=512,
         hidden_size_per_layer_input=256,
-        num_kv_shared_layers=9,
+        num_kv_shared_layers=5,
         use_double_wide_mlp=True,
         sliding_window=512,
-        layer_types=(["sliding_attention"] * 4 + ["full_attention"]) * 3,
+        layer_types=(["sliding_attention"] * 4 + ["full_attention"]) * 2,
         final_logit_softcapping=30.0,
     ),
 }
