@@ -9,7 +9,7 @@
  */
 import { float, int, partEnd, partStart, pointer, threadIndex, threadScratch } from "./command";
 import { IGNORED } from "./cross-entropy";
-import { BF16, F32, floatBytes, loadFloats } from "./half";
+import { BF16, F32, floatBytes, loadFloats, narrowBf16, widenBf16 } from "./half";
 import { loadSome, storeSome } from "./lanes";
 import { exp4 } from "./math";
 import { MATRIX, NO_ADDEND, product, sessionOf, takesBf16, typedProduct } from "./native";
@@ -28,18 +28,22 @@ let first: i32 = 0, n: i32 = 0, width: i32 = 0, vocabulary: i32 = 0, block: i32 
 
 /**
  * Operands of all: labels i32[T, L], rows i32[T], count i32[1], the page's logits, [rows of a block][n] for each of its blocks, of which each has room for a whole
- * chunk, maxima and sums [blocks][chunk], own [chunk, L]. Scalars of all: first, chunk, H, V, rows of a block, L.
+ * chunk, f32 or narrow (bf16), maxima and sums [blocks][chunk], own [chunk, L]. Scalars of all: first, chunk, H, V, rows of a block, L.
  *
  * - NativeLogits: ..., h [chunk, H], W's page, best i32[blocks][chunk] or null, scales of a quantised page or null; ..., type of W, session of A B^T, soft cap (0: none),
- *   first block of the page and its end.
+ *   first block of the page and its end, 1 for narrow logits.
  *   logits = exp(W h^T - maxima), where maxima are over a block; sums of these; own = the logits of the labels; best = the first class
  *   of the greatest logit in a block. With a cap, the logits stay logits, which its derivative needs.
  * - NativeLogitsEnd: ..., scale [T, L] or null, losses [T, L], best, hits i32[T] (null as best). losses = log sum exp - own;
  *   sums = exp(maxima - log sum exp), times the sum of the labels' scales (1 without); hits = 1 where the first label is the first class of the greatest logit, else 0.
  * - NativeLogitsGrad: ..., h, W's page, scale, dloss [1], parts f32[P][n, H] or null, dW or null, C or null, scales of the page or null; ..., type of W, P, sessions of A^T B, A^T B + C and
- *   A B (+ C), soft cap, step of scale: 0 for a scale [1], 1 for a scale [T, L], which the sums have in them; first block of the page and its end.
+ *   A B (+ C), soft cap, step of scale: 0 for a scale [1], 1 for a scale [T, L], which the sums have in them; first block of the page and its end,
+ *   1 for narrow logits.
  *   With D = the sum over labels of (exp(logit) sums - onehot) scale dloss, times the derivative of the cap: parts = D W, every P-th block each, so that every page has some of each; dW = D^T h + C (C may be dW).
  * - NativeLogitsSum: ..., parts, out [chunk, H]; ..., P. out = sum of parts.
+ *
+ * A block of logits that are narrow in memory is computed in the thread's scratch, in front of what is widened there. Products of bf16 would round
+ * them anyway; losses are sums from before, and what is left of a label's probability, 1 - p, is computed from its logit in f32.
  */
 export function nativeHeadCommand(opcode: u32): void {
   labels = pointer(0), rows = pointer(1), logits = pointer(3), maxima = pointer(4), sums = pointer(5), own = pointer(6);
@@ -63,8 +67,15 @@ function blockRows(b: i32): i32 {
 
 // @ts-ignore: decorator
 @inline
-function pageLogits(index: i32): usize {
-  return logits + (<usize>index * block * int(1) << 2);
+function pageLogits(index: i32, isNarrow: bool): usize {
+  return logits + (<usize>index * block * int(1) << (isNarrow ? 1 : 2));
+}
+
+/** Where a block of W is widened: behind a block of logits where these are computed in the scratch too. */
+// @ts-ignore: decorator
+@inline
+function widenedAt(isNarrow: bool): usize {
+  return threadScratch + (isNarrow ? <usize>block * int(1) << 2 : 0);
 }
 
 /** The type that a product has a block of W in: as it lies in memory if it can. */
@@ -74,19 +85,19 @@ function blockType(session: f64, type: i32, codeScales: usize): i32 {
   return takesBf16(session) && !codeScales && type == BF16 ? BF16 : F32;
 }
 
-/** Block `b` of W as `wanted` says, of a page that begins with block `from`: in place, or widened into the thread's scratch. With `codeScales` W is quantised. */
-function blockOf(w: usize, type: i32, codeScales: usize, b: i32, from: i32, wanted: i32): usize {
+/** Block `b` of W as `wanted` says, of a page that begins with block `from`: in place, or widened into `scratch`. With `codeScales` W is quantised. */
+function blockOf(w: usize, type: i32, codeScales: usize, b: i32, from: i32, wanted: i32, scratch: usize): usize {
   const at = <usize>(b - from) * block * width;
   if (codeScales) {
-    dequantise(type, w + codeBytes(type, at), codeScales + (at / BLOCK << 2), threadScratch, blockRows(b) * width / BLOCK);
-    return threadScratch;
+    dequantise(type, w + codeBytes(type, at), codeScales + (at / BLOCK << 2), scratch, blockRows(b) * width / BLOCK);
+    return scratch;
   }
   const values = w + floatBytes(type, at);
   if (type == wanted) return values;
   const count = blockRows(b) * width;
   // What is read behind an odd end lies within the 64 bytes that everything is rounded up to.
-  for (let i = 0; i < count; i += 4) v128.store(threadScratch + (<usize>i << 2), loadFloats(values + (<usize>i << 1), type));
-  return threadScratch;
+  for (let i = 0; i < count; i += 4) v128.store(scratch + (<usize>i << 2), loadFloats(values + (<usize>i << 1), type));
+  return scratch;
 }
 
 function computeLogits(h: usize, w: usize, codeScales: usize, best: usize): void {
@@ -96,17 +107,38 @@ function computeLogits(h: usize, w: usize, codeScales: usize, best: usize): void
   const wanted = blockType(session, type, codeScales);
   const cap = float(9);
   const from = int(10), pageBlocks = int(11) - from;
+  const isNarrow = int(12) != 0;
   const end = from + partEnd(pageBlocks, 1);
   for (let b = from + partStart(pageBlocks, 1); b < end; b++) {
     const count = blockRows(b);
-    const x = pageLogits(b - from);
-    const weights = blockOf(w, type, codeScales, b, from, wanted);
+    const kept = pageLogits(b - from, isNarrow);
+    const x = isNarrow ? threadScratch : kept;
+    const weights = blockOf(w, type, codeScales, b, from, wanted, widenedAt(isNarrow));
     typedProduct(session, weights, h, 0, x, count, n, width, false, true, NO_ADDEND, wanted, F32, width);
     if (cap != 0) softCap(x, x, count * n, cap);
     keepOwn(x, b * block, count);
     const at = <usize>b * int(1) << 2;
     if (best) firstGreatest(x, b * block, count, best + at);
     exponentials(x, count, maxima + at, sums + at, cap == 0);
+    if (isNarrow) narrowBlock(x, kept, count);
+  }
+}
+
+/** to = x[count][n] in bf16. What is written behind an odd end lies within the block's room, of which rows are a multiple of 16. */
+function narrowBlock(x: usize, to: usize, count: i32): void {
+  for (let i = 0; i < count * n; i += 4) v128.store64_lane(to + (<usize>i << 1), narrowBf16(v128.load(x + (<usize>i << 2))), 0);
+}
+
+/** x[count][n] = kept in f32, but that of each row's labels anew: most[i] is the maximum of column i in the block that begins with class `start`. */
+function widenBlock(kept: usize, x: usize, start: i32, count: i32, most: usize): void {
+  for (let i = 0; i < count * n; i += 4) v128.store(x + (<usize>i << 2), widenBf16(v128.load64_zero(kept + (<usize>i << 1))));
+  for (let i = 0; i < n; i++) {
+    for (let l = 0; l < each; l++) {
+      const label = labelOf(i, l) - start;
+      if (<u32>label >= <u32>count) continue;
+      const shifted = load<f32>(own + (<usize>(i * each + l) << 2)) - load<f32>(most + (<usize>i << 2));
+      v128.store32_lane(x + (<usize>(label * n + i) << 2), exp4(f32x4.splat(shifted)), 0);
+    }
   }
 }
 
@@ -255,6 +287,7 @@ function differentiate(h: usize, w: usize, codeScales: usize): void {
   const cap = float(14);
   const lineBytes = <usize>width << 2;
   const from = int(16), to = int(17);
+  const isNarrow = int(18) != 0;
   const end = partEnd(partCount, 1);
   for (let part = partStart(partCount, 1); part < end; part++) {
     const out = parts + <usize>part * n * lineBytes;
@@ -269,14 +302,16 @@ function differentiate(h: usize, w: usize, codeScales: usize): void {
         else if (c != dw) memory.copy(dw + skipped, c + skipped, <usize>count * lineBytes);
         continue;
       }
-      const x = pageLogits(b - from);
+      const kept = pageLogits(b - from, isNarrow);
+      const x = isNarrow ? threadScratch : kept;
       const at = <usize>b * int(1) << 2;
+      if (isNarrow) widenBlock(kept, x, b * block, count, maxima + at);
       if (cap != 0) differentiateCap(x, count, maxima + at, cap);
       scaleBlock(x, count, sums + at, factor);
       subtractOwn(x, b * block, count, factor, scales, cap);
       if (dw) product(toWeight, x, h, c ? c + skipped : 0, dw + skipped, count, width, n, false, false, c ? MATRIX : NO_ADDEND);
       if (parts) {
-        const weights = blockOf(w, type, codeScales, b, from, wanted);
+        const weights = blockOf(w, type, codeScales, b, from, wanted, widenedAt(isNarrow));
         if (b == part) typedProduct(begin, x, weights, 0, out, n, width, count, true, false, NO_ADDEND, F32, wanted, n);
         else typedProduct(add, x, weights, out, out, n, width, count, true, false, MATRIX, F32, wanted, n);
       }

@@ -1,17 +1,18 @@
 import { Opcode } from "../../assembly/opcodes.ts";
+import { DTYPE_BYTES } from "../base/dtype.ts";
 import { byteLength } from "../graph/types.ts";
 import type { Product } from "./gemm-kernels.ts";
 import { HALF_CODE } from "./half.ts";
 import { emitTokenLosses, labelsEach, scaleStep } from "./head-kernels.ts";
-import { type KernelEmitter, type NativeLibrary, type Operand, type Scalar, sessionWords } from "./types.ts";
+import { type KernelEmitter, type NativeLibrary, type Operand, type Scalar, sessionWords, takesBf16 } from "./types.ts";
 
 /** Lowering of the fused head to assembly/head-native.ts. */
 type Emitter = Pick<KernelEmitter, "emit" | "scratch" | "native" | "type">;
 
 /** Most bytes of logits in memory at a time. */
 const LOGITS_BYTES = 40 * 2 ** 20;
-/** Rows of a chunk: more than that gain nothing, and a multiple of what the library computes side by side. */
-const MOST_ROWS = 176;
+/** Rows of a chunk by how logits lie in memory: more than that gain nothing, and a multiple of what the library computes side by side. */
+const MOST_ROWS = { f32: 176, bf16: 256 } as const;
 const ROWS_UNIT = 16;
 /** Rows of W in a block; a block of a half-precision W must fit the scratch of a thread (floats of 4 bytes). */
 const BLOCK = 256;
@@ -54,9 +55,16 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
   const { h, w, stored, labels, scale, softcap = 0, loss, correct, tokenLosses, gradient } = operands;
   const [tokens, width] = e.type(h).shape as [number, number];
   const vocab = e.type(w).shape[0]!;
-  const block = Math.min(BLOCK, Math.floor(SCRATCH / width / 16) * 16);
-  const chunk = chunkRows(tokens, vocab);
-  if (!e.native || block < 16 || chunk === null) return false;
+  if (!e.native) return false;
+  const words = sessionsOf(e.native);
+  // What is multiplied in bf16 may be bf16 before. Logits that are to be capped must stay what they are, and a trained W has f32's gradient.
+  const isNarrow = words.isBf16 && softcap === 0 && !gradient?.dw;
+  const logitType = isNarrow ? "bf16" : "f32";
+  const logitBytes = DTYPE_BYTES[logitType];
+  const chunk = chunkRows(tokens, vocab, logitType);
+  if (chunk === null) return false;
+  const block = Math.min(BLOCK, Math.floor(SCRATCH / (width + (isNarrow ? chunk : 0)) / 16) * 16);
+  if (block < 16) return false;
   const blocks = Math.ceil(vocab / block);
   const each = labelsEach(e, h, labels);
   const [rows, count, losses] = [e.scratch(4 * tokens), e.scratch(4), e.scratch(4 * tokens * each)];
@@ -66,7 +74,7 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
     pages.length > 1 && (!gradient || operands.recompute) ? groupChunks(tokens, chunk, width, gradient?.dh != null) : 1;
   /** True: pages of logits take each other's place, and what the gradient needs of them is computed again. */
   const isPaged = group > 1;
-  const logits = e.scratch(4 * chunk * (isPaged ? Math.max(...pages.map(blocksOf)) * block : vocab));
+  const logits = e.scratch(logitBytes * chunk * (isPaged ? Math.max(...pages.map(blocksOf)) * block : vocab));
   const states = Array.from({ length: group }, () => ({
     hidden: e.scratch(4 * chunk * width),
     maxima: e.scratch(4 * blocks * chunk),
@@ -80,7 +88,6 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
   const { bType = "f32", quantised } = stored;
   const type = quantised?.format ?? HALF_CODE[bType];
   const codeScales = quantised?.scales ?? null;
-  const words = sessionsOf(e.native);
   const step = scale === null ? 0 : scaleStep(e, scale);
 
   e.emit(Opcode.LabelledRows, [labels, rows, count], [tokens, each]);
@@ -89,7 +96,7 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
       const first = start + i * chunk;
       if (first >= tokens) return [];
       const common = (page: Page | null, sums: Operand): Operand[] => {
-        const offset = page === null || isPaged ? 0 : 4 * page.blocks[0] * block * chunk;
+        const offset = page === null || isPaged ? 0 : logitBytes * page.blocks[0] * block * chunk;
         return [labels, rows, count, { base: logits, offset }, state.maxima, sums, state.own];
       };
       // The strides of maxima and sums are those of a whole chunk; what is beyond the labelled rows is not computed.
@@ -100,7 +107,7 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
       e.emit(
         Opcode.NativeLogits,
         [...common(page, sums), hidden, page.of(w), best, page.of(codeScales)],
-        [...sizes, type, ...words.logits, { f32: softcap }, ...page.blocks],
+        [...sizes, type, ...words.logits, { f32: softcap }, ...page.blocks, Number(isNarrow)],
       );
     for (const { first, size, hidden } of chunks) e.emit(Opcode.GatherRows, [h, rows, count, hidden], [first, size, width]);
     for (const page of pages) for (const each of chunks) emitLogits(each, page, each.sums, each.best);
@@ -118,7 +125,18 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
         e.emit(
           Opcode.NativeLogitsGrad,
           [...common(page, sums), hidden, page.of(w), scale, dloss, parts, dw, start, page.of(codeScales)],
-          [...sizes, type, PARTS, ...words.hidden, ...words.hiddenAdd, ...weight, { f32: softcap }, step, ...page.blocks],
+          [
+            ...sizes,
+            type,
+            PARTS,
+            ...words.hidden,
+            ...words.hiddenAdd,
+            ...weight,
+            { f32: softcap },
+            step,
+            ...page.blocks,
+            Number(isNarrow),
+          ],
         );
       }
     }
@@ -174,18 +192,20 @@ function pagesOf(e: Pick<Emitter, "type">, w: string, block: number): Page[] {
 }
 
 /** Rows of a chunk, chunks of nearly equal size; null: not even a few rows of logits fit. */
-export function chunkRows(tokens: number, vocab: number): number | null {
-  const fitting = Math.floor(LOGITS_BYTES / (4 * vocab * ROWS_UNIT)) * ROWS_UNIT;
-  const most = Math.min(MOST_ROWS, fitting);
+export function chunkRows(tokens: number, vocab: number, type: keyof typeof MOST_ROWS): number | null {
+  const fitting = Math.floor(LOGITS_BYTES / (DTYPE_BYTES[type] * vocab * ROWS_UNIT)) * ROWS_UNIT;
+  const most = Math.min(MOST_ROWS[type], fitting);
   if (most === 0) return null;
   const equal = Math.ceil(tokens / Math.ceil(tokens / most));
   return Math.ceil(equal / ROWS_UNIT) * ROWS_UNIT;
 }
 
 function sessionsOf(native: NativeLibrary) {
-  const words = (transA: boolean, transB: boolean, addend: "none" | "matrix") =>
-    sessionWords(native.product({ transA, transB, addend, alpha: 1 }));
+  const session = (transA: boolean, transB: boolean, addend: "none" | "matrix") =>
+    native.product({ transA, transB, addend, alpha: 1 });
+  const words = (...kind: Parameters<typeof session>) => sessionWords(session(...kind));
   return {
+    isBf16: takesBf16(session(false, true, "none")),
     logits: words(false, true, "none"),
     hidden: words(true, false, "none"),
     hiddenAdd: words(true, false, "matrix"),
