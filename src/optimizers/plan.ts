@@ -1,9 +1,10 @@
 import { GraphBuilder } from "../graph/builder.ts";
+import { DTYPE_BYTES } from "../base/dtype.ts";
 import { byteLength, elements, type Graph, type TensorType } from "../graph/types.ts";
 import { Add } from "../ops/add.ts";
 import { SumSquares } from "../ops/sum-squares.ts";
 import type { Programs } from "../runtime/chain.ts";
-import { type Address, align, type Executor, PIECE } from "../runtime/executor.ts";
+import { type Address, align, ALIGNMENT, type Executor, PIECE } from "../runtime/executor.ts";
 import { flatLayout, type FlatParams, type FlatPart, type OptimizerMemory, type ParamInfo } from "../runtime/resident.ts";
 import type { OptimizerChoice } from "./index.ts";
 import { isMatrix, type StateSlot, type UpdateRule } from "./optimizer.ts";
@@ -84,7 +85,7 @@ export function planOptimizer(choice: OptimizerChoice, params: readonly ParamInf
     norms: apart
       ? normsApart(layout.parts, graphs)
       : runs.flatMap((run) => pieces(run, most).map((piece) => normOf([piece], graphs))),
-    updates: runs.flatMap((run) => updatesOf(run, apart ? partsOf(run) : pieces(run, align(most, multipleOf(run.rule))), graphs)),
+    updates: runs.flatMap((run) => updatesOf(run, apart ? partsOf(run) : pieces(run, align(most, unitOf(run.rule))), graphs)),
   };
 }
 
@@ -126,6 +127,12 @@ function groupsOf(choice: OptimizerChoice, params: readonly ParamInfo[]): Group[
 
 function multipleOf({ reach }: UpdateRule): number {
   return reach === "matrix" ? 1 : reach.multipleOf;
+}
+
+/** Elements of which a call has a multiple (powers of two), so that all that the next one works on begins at an address that kernels take. */
+function unitOf(rule: UpdateRule): number {
+  const units = rule.slots.map(({ dtype, per }) => (ALIGNMENT / DTYPE_BYTES[dtype]) * (typeof per === "object" ? per.block : 1));
+  return Math.max(multipleOf(rule), LARGEST_MULTIPLE, ...units);
 }
 
 /** A call that reaches across parameters finds its values by the number of its first element. */

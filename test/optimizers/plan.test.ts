@@ -6,6 +6,7 @@ import { Affine } from "../../src/ops/affine.ts";
 import { chooseOptimizer, OPTIMIZER_NAMES, type OptimizerChoice } from "../../src/optimizers/index.ts";
 import type { StateSlot, UpdateRule } from "../../src/optimizers/optimizer.ts";
 import { planOptimizer, trainedTensors } from "../../src/optimizers/plan.ts";
+import { ALIGNMENT } from "../../src/runtime/executor.ts";
 import { createWasmExecutor } from "../../src/wasm/executor.ts";
 import { userError } from "../hf/temp.ts";
 import { paramsOf, trainAlone } from "../support/optimizer.ts";
@@ -67,6 +68,20 @@ test("slots that a call across parameters cannot find are refused", () => {
     expect(plan(per, { multipleOf: 16 })).toThrow("rule counting: slot some does not fit what a call reaches");
   expect(plan({ block: 64 }, "matrix")).toThrow("does not fit");
   expect(plan({ block: 64 }, { multipleOf: 128 })).not.toThrow();
+});
+
+test.each(OPTIMIZER_NAMES)("%s: calls of any size of model begin where kernels may", (optimizer) => {
+  // The sizes of matrices of published models, and those at which pieces begin to grow.
+  for (const rows of [2 ** 25 / 577, 98_305, 151_936, 262_145].map(Math.ceil)) {
+    const params = paramsOf({ "x.embed_tokens.weight": [rows, 577], "x.up_proj.weight": [1537, 577], norm: [577] });
+    const { layout, updates, norms } = planOptimizer(chooseOptimizer({ optimizer, weightDecay: 0.1 }), params);
+    expect(layout.size).toBeGreaterThan(2 ** 25);
+    const bytes = [
+      ...updates.flatMap(({ begin, offsets }) => [4 * begin, ...offsets.values()]),
+      ...norms.flatMap(({ begins }) => [...begins.values()].map((begin) => 4 * begin)),
+    ];
+    expect(bytes.filter((each) => each % ALIGNMENT !== 0)).toEqual([]);
+  }
 });
 
 describe.each(OPTIMIZER_NAMES)("%s", (optimizer) => {
