@@ -175,7 +175,7 @@ function circumstances(rows: readonly Row[]): string[] {
   const layers = values.layers === undefined ? "" : `, ${values.layers} layers only`;
   return [
     `${machine()}, ${values.threads} threads; ${versionsText({ ...ownVersions(), ...peer })}; ` +
-      `medians of ${values.rounds} rounds of ${values.steps} steps, the first of which counts for the last column alone.`,
+      `medians of ${values.rounds} rounds of ${values.steps} steps, the first of which counts for "first step after" alone.`,
     "",
     `${what}, random weights, one row of tokens, gradient checkpointing on where nothing else is said${layers}. ` +
       "In brackets: ratio to PyTorch f32 with gradient checkpointing. Behind ±: the greatest distance of a round from the median.",

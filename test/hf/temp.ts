@@ -13,13 +13,12 @@ export function temporaryFolder(): string {
 }
 
 /** A folder for the caches of this test file alone, removed when its tests have ended. */
-export function temporaryCache(): string {
+export function temporaryCache(): void {
   const folder = temporaryFolder();
   const before = process.env["REMAT_CACHE"];
   beforeAll(() => void (process.env["REMAT_CACHE"] = folder));
   // test/preload.ts says where others lie.
   afterAll(() => void (process.env["REMAT_CACHE"] = before!));
-  return folder;
 }
 
 /** Runs `action` and returns the message of the `UserError` it must throw; anything else fails the test. */

@@ -115,16 +115,17 @@ export async function trainBesideAnswers(folder: string, memory: string, size: M
     await box.until(disturbed.id, hasBegun);
     const second = size.second > 0 ? await create(size.second) : null;
     if (second) {
-      const trainerOf = (id: string): number => lockHolder(join(home, "runs", id))!;
-      const first = trainerOf(disturbed.id);
+      const trainerOf = (id: string): number | null => lockHolder(join(home, "runs", id));
+      const first = trainerOf(disturbed.id)!;
       await slowed([first], box.until(second.id, hasBegun));
-      const other = trainerOf(second.id);
+      const other = trainerOf(second.id)!;
       await slowed([first, other], answer(OTHER));
       signal(other, "SIGCONT");
       const model = await modelOf(second.id);
       const lowest = (await limitsOf(disturbed.id)).at(-1)!;
       await slowed([first], answer(model));
-      while ((await limitsOf(disturbed.id)).at(-1)! <= lowest) await slowed([first], Bun.sleep(500));
+      while (trainerOf(disturbed.id) !== null && (await limitsOf(disturbed.id)).at(-1)! <= lowest)
+        await slowed([first], Bun.sleep(500));
       signal(first, "SIGCONT");
     } else await answer(OTHER);
     await answer(BASE);
