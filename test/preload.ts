@@ -10,10 +10,10 @@ if (!kernelsAreCurrent()) {
   throw new Error('the compiled kernels do not fit assembly/; run "bun run test", which builds them first');
 }
 
-// What tests keep, and remove, is not the user's.
+// What tests keep, and remove, is not the user's, nor that of the test files before.
 const cache = mkdtempSync(join(tmpdir(), "remat-test-cache-"));
 process.env["REMAT_CACHE"] = cache;
-process.on("exit", () => rmSync(cache, { recursive: true, force: true }));
+afterAll(() => rmSync(cache, { recursive: true, force: true }));
 
 // Some tests begin ONNX Runtime by themselves.
 forbidTelemetry();
