@@ -7,6 +7,7 @@ import { SwiGLU } from "../../src/ops/swiglu.ts";
 import { ALIGNMENT, type Address, type Call, type Executor, type Program } from "../../src/runtime/executor.ts";
 import { createWasmExecutor, type WasmExecutor, type WasmExecutorOptions } from "../../src/wasm/executor.ts";
 import { f32, generator, random, type Data } from "../support/ops.ts";
+import { collectGarbage } from "../support/garbage.ts";
 
 setDefaultTimeout(120_000);
 
@@ -161,8 +162,10 @@ describe("wasm executor", () => {
     "pages go back to the system when they are given back, and read as zeros; and when it is closed",
     async () => {
       const executor = await create({ threads: 1 });
-      const bytes = 64 << 20;
+      // So many that what else the tests' process takes and gives back meanwhile is little of it.
+      const bytes = 512 << 20;
       const address = executor.reserve(bytes);
+      collectGarbage();
       const start = process.memoryUsage.rss();
       const rises = () => {
         executor.fill(address, bytes, (target) => void target.fill(7));
