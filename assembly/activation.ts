@@ -6,11 +6,15 @@
 import { float, int, partEnd, partStart, pointer, threadScratch } from "./command";
 import { loadSome, storeSome } from "./lanes";
 import { decay4, normal4, sigmoid4 } from "./math";
+import { pointwiseSwiglu, pointwiseSwigluGrad } from "./native";
 import { Opcode } from "./opcodes";
 import { softCap } from "./soft-cap";
 
 /** Elements of work that are handed out as one: a cache line. */
 const UNIT: i32 = 16;
+
+/** Elements from which a call of machine code pays. */
+const LEAST_POINTWISE: i32 = 256;
 
 const SQRT_2_OVER_PI: f32 = 0.7978845608028654;
 const CUBIC: f32 = 0.044715;
@@ -31,6 +35,7 @@ function swiglu4(gate: v128, up: v128): v128 {
 
 /** `upStep` is the bytes from one vector of `up` to the next: 16, or 0 where it is ones. */
 export function swiglu(gate: usize, up: usize, upStep: usize, y: usize, n: i32): void {
+  if (n >= LEAST_POINTWISE && upStep && pointwiseSwiglu(gate, up, y, n)) return;
   const end = y + ((<usize>n & ~3) << 2);
   while (y < end) {
     v128.store(y, swiglu4(v128.load(gate), v128.load(up)));
@@ -65,6 +70,7 @@ function dsilu4(gate: v128, s: v128, q: v128, tail: v128): v128 {
 export function swigluGrad(
   gate: usize, up: usize, upFrom: usize, dy: usize, dgate: usize, gateStep: usize, dup: usize, upStep: usize, n: i32,
 ): void {
+  if (n >= LEAST_POINTWISE && upFrom && gateStep && upStep && pointwiseSwigluGrad(gate, up, dy, dgate, dup, n)) return;
   for (let i = n >> 2; i > 0; i--) {
     const g = v128.load(gate);
     const u = v128.load(up);

@@ -12,7 +12,9 @@ import { IGNORED } from "./cross-entropy";
 import { BF16, F32, floatBytes, loadFloats, narrowBf16, widenBf16 } from "./half";
 import { loadSome, storeSome } from "./lanes";
 import { exp4 } from "./math";
-import { MATRIX, NO_ADDEND, product, sessionOf, takesBf16, typedProduct } from "./native";
+import {
+  MATRIX, NO_ADDEND, pointwiseExponentials, pointwiseScaled, product, sessionOf, takesBf16, typedProduct,
+} from "./native";
 import { Opcode } from "./opcodes";
 import { BLOCK, codeBytes, dequantise } from "./quantised";
 import { capSlope4, capSlopeOf, softCap } from "./soft-cap";
@@ -119,6 +121,7 @@ function computeLogits(h: usize, w: usize, codeScales: usize, best: usize): void
     keepOwn(x, b * block, count);
     const at = <usize>b * int(1) << 2;
     if (best) firstGreatest(x, b * block, count, best + at);
+    if (cap == 0 && pointwiseExponentials(x, isNarrow ? kept : 0, maxima + at, sums + at, count, n)) continue;
     exponentials(x, count, maxima + at, sums + at, cap == 0);
     if (isNarrow) narrowBlock(x, kept, count);
   }
@@ -129,15 +132,20 @@ function narrowBlock(x: usize, to: usize, count: i32): void {
   for (let i = 0; i < count * n; i += 4) v128.store64_lane(to + (<usize>i << 1), narrowBf16(v128.load(x + (<usize>i << 2))), 0);
 }
 
-/** x[count][n] = kept in f32, but that of each row's labels anew: most[i] is the maximum of column i in the block that begins with class `start`. */
-function widenBlock(kept: usize, x: usize, start: i32, count: i32, most: usize): void {
+/** x[count][n] = kept in f32 */
+function widenBlock(kept: usize, x: usize, count: i32): void {
   for (let i = 0; i < count * n; i += 4) v128.store(x + (<usize>i << 2), widenBf16(v128.load64_zero(kept + (<usize>i << 1))));
+}
+
+/** Scaled probabilities of labels in x[count][n] anew, from their logits: most[i] is the maximum of column i in the block that begins with class `start`. */
+function scaleOwn(x: usize, start: i32, count: i32, most: usize, scales: usize, factor: f32): void {
   for (let i = 0; i < n; i++) {
     for (let l = 0; l < each; l++) {
       const label = labelOf(i, l) - start;
       if (<u32>label >= <u32>count) continue;
       const shifted = load<f32>(own + (<usize>(i * each + l) << 2)) - load<f32>(most + (<usize>i << 2));
-      v128.store32_lane(x + (<usize>(label * n + i) << 2), exp4(f32x4.splat(shifted)), 0);
+      const p = f32x4.mul(exp4(f32x4.splat(shifted)), f32x4.splat(load<f32>(scales + (<usize>i << 2))));
+      v128.store32_lane(x + (<usize>(label * n + i) << 2), scaled4(p, f32x4.splat(factor), f32x4.splat(NEGLIGIBLE)), 0);
     }
   }
 }
@@ -305,9 +313,12 @@ function differentiate(h: usize, w: usize, codeScales: usize): void {
       const kept = pageLogits(b - from, isNarrow);
       const x = isNarrow ? threadScratch : kept;
       const at = <usize>b * int(1) << 2;
-      if (isNarrow) widenBlock(kept, x, b * block, count, maxima + at);
       if (cap != 0) differentiateCap(x, count, maxima + at, cap);
-      scaleBlock(x, count, sums + at, factor);
+      if (!pointwiseScaled(isNarrow ? kept : 0, x, sums + at, count, n, factor, NEGLIGIBLE)) {
+        if (isNarrow) widenBlock(kept, x, count);
+        scaleBlock(x, count, sums + at, factor);
+      }
+      if (isNarrow) scaleOwn(x, b * block, count, maxima + at, sums + at, factor);
       subtractOwn(x, b * block, count, factor, scales, cap);
       if (dw) product(toWeight, x, h, c ? c + skipped : 0, dw + skipped, count, width, n, false, false, c ? MATRIX : NO_ADDEND);
       if (parts) {
@@ -336,6 +347,13 @@ function differentiateCap(x: usize, count: i32, most: usize, cap: f32): void {
   }
 }
 
+/** p times a factor, 0 where p is negligible */
+// @ts-ignore: decorator
+@inline
+function scaled4(p: v128, factor: v128, least: v128): v128 {
+  return v128.andnot(f32x4.mul(p, factor), f32x4.lt(f32x4.abs(p), least));
+}
+
 /** x[count][n] *= each column's scale, times the factor; negligible probabilities become 0. Scales have either sign. */
 function scaleBlock(x: usize, count: i32, scales: usize, factor: f32): void {
   const scale = f32x4.splat(factor), least = f32x4.splat(NEGLIGIBLE);
@@ -343,11 +361,11 @@ function scaleBlock(x: usize, count: i32, scales: usize, factor: f32): void {
     let i = 0;
     for (; i + 4 <= n; i += 4) {
       const p = f32x4.mul(v128.load(x + (<usize>i << 2)), v128.load(scales + (<usize>i << 2)));
-      v128.store(x + (<usize>i << 2), v128.andnot(f32x4.mul(p, scale), f32x4.lt(f32x4.abs(p), least)));
+      v128.store(x + (<usize>i << 2), scaled4(p, scale, least));
     }
     if (i < n) {
       const p = f32x4.mul(loadSome(x + (<usize>i << 2), n - i), loadSome(scales + (<usize>i << 2), n - i));
-      storeSome(x + (<usize>i << 2), v128.andnot(f32x4.mul(p, scale), f32x4.lt(f32x4.abs(p), least)), n - i);
+      storeSome(x + (<usize>i << 2), scaled4(p, scale, least), n - i);
     }
     x += <usize>n << 2;
   }

@@ -73,6 +73,26 @@ export declare function thinAcross(
   isSum: bool, piece: usize,
 ): void;
 
+/**
+ * What is computed element by element: `PointwiseCalls` of src/wasm/machine-code/pointwise-calls.ts. False: there is no machine code, nothing was done. The
+ * bits are those of the kernels here.
+ */
+// @ts-ignore: decorator
+@external("native", "swiglu")
+export declare function pointwiseSwiglu(gate: usize, up: usize, y: usize, n: i32): bool;
+
+// @ts-ignore: decorator
+@external("native", "swigluGrad")
+export declare function pointwiseSwigluGrad(gate: usize, up: usize, dy: usize, dgate: usize, dup: usize, n: i32): bool;
+
+// @ts-ignore: decorator
+@external("native", "exponentials")
+export declare function pointwiseExponentials(x: usize, kept: usize, most: usize, sum: usize, rows: i32, columns: i32): bool;
+
+// @ts-ignore: decorator
+@external("native", "scaled")
+export declare function pointwiseScaled(from: usize, x: usize, scales: usize, rows: i32, columns: i32, factor: f32, least: f32): bool;
+
 /** y = f(x), both [rows, columns]; y may be x. */
 // @ts-ignore: decorator
 @external("native", "unary")

@@ -9,7 +9,7 @@ import { type Pointer, ptr } from "bun:ffi";
 import { messageOf } from "../base/errors.ts";
 import { BF16_SESSION, type NativeLibrary, type ProductShape } from "../ops/types.ts";
 import type { Address } from "../runtime/executor.ts";
-import type { Bf16Addresses, FewRowsAddresses } from "./machine-code/executable.ts";
+import type { Bf16Addresses } from "./machine-code/executable.ts";
 import type { SharedMemory } from "./memory.ts";
 import type { LibraryBoot, NativeBoot } from "./native.ts";
 import { nodeModel, type SingleNode } from "./node-model.ts";
@@ -90,14 +90,15 @@ async function openNative(shared: SharedMemory, bf16: Bf16Addresses | null): Pro
     bf16,
   };
   const least = BF16_LEAST[bf16?.amx ? "amx" : "avx512"];
-  const thin = (await import("./machine-code/executable.ts")).thinRoutines();
+  const code = await import("./machine-code/executable.ts");
+  const thin = code.thinRoutines();
   const isBf16 = ({ m, n, k }: ProductShape) => m >= least.rows && n >= least.sides && k >= least.sides;
   return {
     name: bf16 ? "bf16" : "native",
     reason: bf16
       ? `${bf16.amx ? "AMX" : "AVX512-BF16"}, with ONNX Runtime ${version}`
       : `ONNX Runtime ${version}${thin === null ? "" : ", experts by AVX-512"}`,
-    boot: { base, library, fewRows: await fewRows(), thin },
+    boot: { base, library, fewRows: code.fewRowsRoutines(), thin, pointwise: code.pointwiseRoutines() },
     native: {
       thin: thin !== null,
       pays: bf16 ? (shape) => pays(shape) || isBf16(shape) : pays,
@@ -124,12 +125,9 @@ async function openNative(shared: SharedMemory, bf16: Bf16Addresses | null): Pro
 
 /** Machine code alone; null where this machine can have none. */
 async function codesBoot(shared: SharedMemory): Promise<NativeBoot | null> {
-  const routines = await fewRows();
-  return routines && { base: ptr(shared.bytes(0, 1)), library: null, fewRows: routines, thin: null };
-}
-
-async function fewRows(): Promise<FewRowsAddresses | null> {
-  return (await import("./machine-code/executable.ts")).fewRowsRoutines();
+  const { fewRowsRoutines, pointwiseRoutines } = await import("./machine-code/executable.ts");
+  const [fewRows, pointwise] = [fewRowsRoutines(), pointwiseRoutines()];
+  return fewRows && { base: ptr(shared.bytes(0, 1)), library: null, fewRows, thin: null, pointwise };
 }
 
 /** The names of the tensors: four `char*`, then what they point to. */

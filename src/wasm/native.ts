@@ -2,9 +2,10 @@ import type { Pointer } from "bun:ffi";
 import { bindFunctions, text } from "../ort/library.ts";
 import { takesBf16 } from "../ops/types.ts";
 import type { Address } from "../runtime/executor.ts";
-import type { Bf16Addresses, FewRowsAddresses, ThinAddresses } from "./machine-code/executable.ts";
+import type { Bf16Addresses, FewRowsAddresses, PointwiseAddresses, ThinAddresses } from "./machine-code/executable.ts";
 import { createFewProduct, type FewProduct } from "./machine-code/few.ts";
-import { FEW_SCRATCH } from "./machine-code/layout.ts";
+import { FEW_SCRATCH, POINTWISE_SCRATCH } from "./machine-code/layout.ts";
+import { createPointwiseCalls, noPointwise, type PointwiseCalls } from "./machine-code/pointwise-calls.ts";
 import { BF16_SCRATCH, createBf16Product } from "./machine-code/product.ts";
 import { createThinProduct, THIN_SCRATCH, type ThinProduct } from "./machine-code/thin-product.ts";
 
@@ -31,6 +32,8 @@ export interface NativeBoot {
   readonly fewRows: FewRowsAddresses | null;
   /** Routines for products of some rows with a large matrix; null: there are none. */
   readonly thin: ThinAddresses | null;
+  /** Routines for what is computed element by element, with the bits that WebAssembly's kernels have; null: there are none. */
+  readonly pointwise: PointwiseAddresses | null;
 }
 
 /** With scratch of the thread's own, see nativeScratch. */
@@ -39,7 +42,7 @@ export interface NativeThread extends NativeBoot {
 }
 
 /** Describes what the kernels import under `native`: see assembly/native.ts. */
-export interface NativeImports extends ThinProduct {
+export interface NativeImports extends ThinProduct, PointwiseCalls {
   product(
     session: number,
     a: number,
@@ -67,7 +70,8 @@ export function nativeScratch({ library }: Pick<NativeBoot, "library">): number 
 
 const CALL_SCRATCH = 64;
 const THIN_AT = CALL_SCRATCH + FEW_SCRATCH;
-const OWN_SCRATCH = THIN_AT + THIN_SCRATCH;
+const POINTWISE_AT = THIN_AT + THIN_SCRATCH;
+const OWN_SCRATCH = POINTWISE_AT + POINTWISE_SCRATCH;
 /** Where in the scratch the pieces are, after two dimensions (i64): handles of A, B, C and of Y. */
 const VALUES = 16;
 const OUTPUT = VALUES + 24;
@@ -84,14 +88,15 @@ const absent = (): never => {
 const noThin: ThinProduct = { turn: absent, along: absent, across: absent };
 
 /** Where there is no native library: no command asks for it. */
-export const noNativeImports: NativeImports = { product: absent, few: absent, unary: absent, ...noThin };
+export const noNativeImports: NativeImports = { product: absent, few: absent, unary: absent, ...noThin, ...noPointwise };
 
 /** One thread's way into native code. */
 export function createNativeImports(memory: WebAssembly.Memory, thread: NativeThread): NativeImports {
-  const { base, scratch, fewRows, thin, library } = thread;
+  const { base, scratch, fewRows, thin, pointwise, library } = thread;
   return {
     ...(library ? createLibraryImports(memory, base, scratch, library) : noNativeImports),
     ...(thin ? createThinProduct(memory, base, scratch + THIN_AT, thin) : noThin),
+    ...(pointwise ? createPointwiseCalls(memory, base, scratch + POINTWISE_AT, pointwise) : noPointwise),
     few: fewRows ? createFewProduct(memory, base, scratch + CALL_SCRATCH, fewRows) : absent,
   };
 }

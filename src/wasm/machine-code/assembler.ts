@@ -63,7 +63,13 @@ export const VECTOR = {
   /** 32 floats to bf16, rounded to nearest even: the low half from `right`, the high one from `left`. */
   vcvtne2ps2bf16: code(3, 2, 0, 0x72),
   vaddps: code(0, 1, 0, 0x58),
+  vsubps: code(0, 1, 0, 0x5c),
   vmulps: code(0, 1, 0, 0x59),
+  vdivps: code(0, 1, 0, 0x5e),
+  /** The lesser, or greater, of both: `right` where one is NaN. */
+  vminps: code(0, 1, 0, 0x5d),
+  vmaxps: code(0, 1, 0, 0x5f),
+  vpandd: code(1, 1, 0, 0xdb),
   vpxord: code(1, 1, 0, 0xef),
   vpord: code(1, 1, 0, 0xeb),
   /** The elements of `right` that the low 4 bits of each of `left` say. */
@@ -88,6 +94,12 @@ export const LOAD = {
 } as const;
 
 const VMOVUPS_STORE = code(0, 1, 0, 0x11);
+const VMOVDQU16_STORE = code(3, 1, 1, 0x7f);
+const VCMPPS = code(0, 1, 0, 0xc2);
+/** Comparisons of f32, told apart by a number; where one is NaN the first does not hold, the second does. */
+const COMPARISONS = { less: 0x11, notLess: 0x15 } as const;
+const VBLENDMPS = code(1, 2, 0, 0x65);
+const VCVTNEPS2BF16 = code(2, 2, 0, 0x72);
 const VSHUFI32X4 = code(1, 3, 0, 0x43);
 /** Shifts by a constant, told apart by a number in the place of a register. */
 const SHIFT = code(1, 1, 0, 0x72);
@@ -102,10 +114,20 @@ export interface Assembler {
   vectorOfOne(name: keyof typeof VECTOR, to: number, left: number, right: Memory): void;
   /** The same with lanes of memory that the mask has set, and zero for the others. */
   vectorMasked(name: keyof typeof VECTOR, to: number, left: number, right: Memory, mask: Mask): void;
+  /** The same from registers, but that lanes that the mask has not set become zero. */
+  vectorKept(name: keyof typeof VECTOR, to: number, left: number, right: number, mask: Mask): void;
+  /** The mask has the lanes of which the comparison of f32 holds; less than NaN nothing is, and nothing is less than it. */
+  compareVectors(to: Mask, left: number, right: number, comparison: keyof typeof COMPARISONS): void;
+  /** `right` in lanes that the mask has set, `left` in the others. */
+  blend(to: number, left: number, right: number, mask: Mask): void;
+  /** 16 floats as bf16 in the low half, rounded to nearest even; subnormal ones count as zero. */
+  narrow(to: number, from: number): void;
   load(name: keyof typeof LOAD, to: number, from: Memory, mask?: Mask): void;
   /** The same, but that the lanes that the mask has not set stay what they are. */
   loadInto(name: keyof typeof LOAD, to: number, from: Memory, mask: Mask): void;
   store(to: Memory, from: number, mask?: Mask): void;
+  /** Elements of 16 bits. */
+  storeHalves(to: Memory, from: number, mask: Mask): void;
   /** Asks for a line of memory in the first-level or the second-level cache; nothing happens where there is no such memory. */
   prefetch(from: Memory, level: 1 | 2): void;
   /** Four blocks of 128 bits: two of `left`, then two of `right`, each by two bits of `choice`. */
@@ -137,6 +159,7 @@ export interface Assembler {
   /** A constant of 32 bits; the high half becomes zero. */
   set(to: number, value: number): void;
   add(to: number, from: number): void;
+  subtract(to: number, from: number): void;
   addConstant(to: number, value: number): void;
   push(register: number): void;
   pop(register: number): void;
@@ -232,9 +255,17 @@ export function createAssembler(): Assembler {
     vector: (name, to, left, right) => evex(VECTOR[name], to, left, right),
     vectorOfOne: (name, to, left, right) => evex(VECTOR[name], to, left, right, { one: true }),
     vectorMasked: (name, to, left, right, mask) => evex(VECTOR[name], to, left, right, { mask }),
+    vectorKept: (name, to, left, right, mask) => evex(VECTOR[name], to, left, right, { mask, zeroes: true }),
+    compareVectors(to, left, right, comparison) {
+      evex(VCMPPS, to, left, right);
+      emit(COMPARISONS[comparison]);
+    },
+    blend: (to, left, right, mask) => evex(VBLENDMPS, to, left, right, { mask }),
+    narrow: (to, from) => evex(VCVTNEPS2BF16, to, 0, from),
     load: (name, to, from, mask) => evex(LOAD[name], to, 0, from, mask === undefined ? {} : { mask, zeroes: true }),
     loadInto: (name, to, from, mask) => evex(LOAD[name], to, 0, from, { mask }),
     store: (to, from, mask) => evex(VMOVUPS_STORE, from, 0, to, mask === undefined ? {} : { mask }),
+    storeHalves: (to, from, mask) => evex(VMOVDQU16_STORE, from, 0, to, { mask }),
     prefetch(from, level) {
       if (from.base >= 8) emit(0x41);
       emit(0x0f, 0x18);
@@ -293,6 +324,7 @@ export function createAssembler(): Assembler {
       emit32(value);
     },
     add: (to, from) => general([0x01], from, to),
+    subtract: (to, from) => general([0x29], from, to),
     addConstant: (to, value) => withConstant(0, to, value),
     push: (register) => emit(...(register >= 8 ? [0x41] : []), 0x50 | (register & 7)),
     pop: (register) => emit(...(register >= 8 ? [0x41] : []), 0x58 | (register & 7)),

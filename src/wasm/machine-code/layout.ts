@@ -154,3 +154,78 @@ export const THIN = {
   nextLines: 52,
   nextSkip: 60,
 } as const;
+
+/** Offsets of the arguments of SwiGLU and its gradient: addresses of [steps][16] f32. */
+export const POINTWISE = {
+  gate: 0,
+  up: 4,
+  /** y, or dgate. */
+  y: 8,
+  dy: 12,
+  dup: 16,
+  /** Steps of 16 elements, and a bit for each element of the last one. */
+  steps: 20,
+  mask: 24,
+} as const;
+
+/** Offsets of the arguments of `exponentials`: x f32 [rows][columns] with a stride in bytes. */
+export const EXPONENTIALS = {
+  x: 0,
+  stride: 4,
+  rows: 8,
+  columns: 12,
+  /** A bit for each of the last 16 columns. */
+  mask: 16,
+  /** f32 [columns]: maxima, and sums. */
+  most: 20,
+  sum: 24,
+  /** bf16: where exponentials go. */
+  kept: 28,
+  keptStride: 32,
+} as const;
+
+/** Rows of which `exponentials` sums each column's in a register, before the sum is added to that of the rows before. */
+export const SUM_RUN = 32;
+
+/** Offsets of the arguments of `scaled`: rows without gaps. */
+export const SCALED = {
+  from: 0,
+  x: 4,
+  /** f32 [columns] */
+  scales: 8,
+  rows: 12,
+  /** Steps of 16 columns, and a bit for each column of the last one. */
+  steps: 16,
+  mask: 20,
+  /** Bytes of f32, and of bf16, by which the last step of a row is too long. */
+  excess: 24,
+  excessHalves: 28,
+  /** f32: a factor, and the least product that counts. */
+  factor: 32,
+  least: 36,
+  /** All bits but the sign. */
+  absolute: 40,
+} as const;
+
+/** Numbers of assembly/math.ts, behind the arguments: of exp(x) = 2^n (1 + r + r^2 q(r)), x = n ln 2 + r. */
+export const NUMBERS = {
+  perLn2: 1.4426950408889634,
+  /** Rounds n to an integer, and makes n + 127 of it in the low bits. */
+  shift: 12582912 + 127,
+  ln2High: 0.693359375,
+  ln2Low: -2.1219444e-4,
+  q4: 0.0013814539415761828,
+  q3: 0.00836874544620514,
+  q2: 0.04166838899254799,
+  q1: 0.1666652113199234,
+  q0: 0.4999999403953552,
+  one: 1,
+  sign: -0,
+  /** Where exp(x) is not finite any more, and where it would be subnormal. */
+  most: 88.8,
+  least: -87.33,
+  leastOfSigmoid: -87.3,
+} as const;
+
+/** Bytes of scratch of a thread for these routines. */
+export const POINTWISE_SCRATCH = 2 * ARGUMENT_BYTES;
