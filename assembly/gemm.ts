@@ -3,6 +3,7 @@ import { float, int, pointer, threadCount, threadIndex, threadScratch } from "./
 import { columnProduct } from "./gemm-columns";
 import { fewNative } from "./gemm-few-native";
 import { NATIVE_ROWS, nativeProduct } from "./gemm-native";
+import { shortProduct } from "./gemm-short";
 import { thinProduct } from "./gemm-thin";
 import { FEW_SESSION, sessionOf } from "./native";
 import { Opcode } from "./opcodes";
@@ -16,6 +17,7 @@ declare function gemm(
 
 /** How threads share a native product: see `gemmCommand`. */
 const THIN: i32 = 2;
+const SHORT: i32 = 3;
 
 /**
  * Gemm: out[M, N] = alpha op(A) op(B) + C, see matrix.ts.
@@ -24,7 +26,8 @@ const THIN: i32 = 2;
  * (half.ts, quantised.ts), mode of C
  * (0 none, 1 [M, N], may be out, 2 one row [N]), alpha (f32), clip, first, the low and high word of a native session's address or 0, 0, and those of one that adds
  * to [M, N], where A is transposed; 1 where threads share the columns of a native product (gemm-columns.ts), of which C is none or
- * out, THIN where machine code computes it, however few rows there are (gemm-thin.ts).
+ * out, THIN where machine code computes it, however few rows there are (gemm-thin.ts), SHORT where it computes
+ * A^T B of f32 with few rows or columns, of which C is none or [M, N] (gemm-short.ts).
  *
  * The number of rows may be known only at run time: with clip = 1 (2), M (K) is cut to the rows of A (and of B) that lie
  * in [first, first + M) below the i32 `count`, so a product beyond it costs nothing.
@@ -55,6 +58,10 @@ export function gemmCommand(opcode: u32): void {
   }
   if (int(15) == THIN && k > 0) {
     thinProduct(pointer(0), pointer(1), int(6), pointer(5), transB, cMode != 0, pointer(3), m, n, k);
+    return;
+  }
+  if (int(15) == SHORT && k > 0) {
+    shortProduct(pointer(0), pointer(1), cMode ? pointer(2) : 0, pointer(3), m, n, k, float(8));
     return;
   }
   if (session && m >= NATIVE_ROWS && k > 0) {

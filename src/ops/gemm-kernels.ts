@@ -86,13 +86,28 @@ export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native" | 
       clip?.first ?? 0,
       ...sessionWords(session?.whole ?? few),
       ...sessionWords(session?.more ?? 0),
-      byColumns ? (e.native!.thin ? THIN : 1) : 0,
+      byColumns ? (e.native!.thin ? THIN : 1) : session === null && isShort(e, product) ? SHORT : 0,
     ],
   );
 }
 
 /** By columns, and by machine code, as assembly/gemm.ts has it. */
 const THIN = 2;
+/** A^T B of few rows or columns by machine code. */
+const SHORT = 3;
+/** Most of the few, as assembly/gemm-short.ts has it; fewest of the others, and of terms, from which two calls for each thread pay. */
+const MOST_SHORT = 64;
+const LEAST_LONG = 128;
+const LEAST_SHORT_TERMS = 32;
+
+/** Tells whether machine code computes a product with a transposed A and one short side: a gradient of an adapter. */
+function isShort(
+  { native }: Pick<KernelEmitter, "native">,
+  { m, n, k, c, transA, transB, aType = "f32", bType = "f32", quantised, clip }: Product,
+): boolean {
+  const isPlain = transA === true && !transB && aType === "f32" && bType === "f32" && !quantised && !clip && !c?.row;
+  return native?.thin === true && isPlain && Math.min(m, n) <= MOST_SHORT && Math.max(m, n) >= LEAST_LONG && k >= LEAST_SHORT_TERMS;
+}
 
 /** Most rows, and terms, of a product that is computed from codes as they are. */
 const FEW_ROWS = 8;

@@ -74,8 +74,22 @@ const CASES: readonly Case[] = [
   { m: 130, n: 72, k: 96, addend: "matrix", half: "f16" },
 ];
 
+/** A^T B with a short side, for which the library has no good way. */
+const SHORT_CASES: readonly Case[] = [
+  { m: 16, n: 300, k: 513, transA: 1 },
+  { m: 300, n: 16, k: 513, transA: 1 },
+  { m: 1, n: 128, k: 32, transA: 1, alpha: 0.5 },
+  { m: 129, n: 3, k: 40, transA: 1, addend: "matrix", alpha: 2 },
+  { m: 12, n: 200, k: 100, transA: 1, addend: "matrix" },
+  { m: 64, n: 1000, k: 250, transA: 1, addend: "matrix", alpha: 0.5 },
+  { m: 1000, n: 64, k: 250, transA: 1, addend: "matrix" },
+  // More columns than a thread takes at a time.
+  { m: 20, n: 7001, k: 60, transA: 1, addend: "matrix" },
+  { m: 7001, n: 20, k: 60, transA: 1, alpha: 2 },
+];
+
 describe("native matrix products", () => {
-  for (const shape of CASES) {
+  for (const shape of [...CASES, ...(thinRoutines() === null ? [] : SHORT_CASES)]) {
     test(`as the kernel's within 2e-6 of sum |a b|, same bits for 1, 2 and 3 threads: ${JSON.stringify(shape)}`, async () => {
       const graph = product(shape);
       const feeds = feedsOf(graph, shape.m);

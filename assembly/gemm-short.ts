@@ -1,0 +1,107 @@
+/**
+ * Products A^T B of which one side is short, a rank, by machine code (src/wasm/machine-code/thin.ts): gradients of adapters. Both operands have the terms of
+ * a sum apart, as the code wants them, so they are read where they lie; threads share the long side. Where the short side is the columns, sums of the transposed
+ * product are turned in the end.
+ *
+ * An element is C and then the products in ascending order of k, or, turned, these and then C: whatever the threads.
+ */
+import { threadCount, threadIndex, threadScratch } from "./command";
+import { F32 } from "./half";
+import { loadSome, storeSome } from "./lanes";
+import { thinAcross, thinTurn } from "./native";
+
+/** As src/wasm/machine-code/layout.ts has them. */
+const PIECE: i32 = 128;
+const PIECE_BYTES: i32 = 24576;
+const ACROSS_ROWS: i32 = 8;
+const ACROSS_COLUMNS: i32 = 48;
+
+/** Most rows, as src/ops/gemm-kernels.ts has it, and most columns at a time: sums and what they are turned into fit the scratch. */
+const MOST_ROWS: i32 = 64;
+const MOST_COLUMNS: i32 = 2016;
+const LINED_BYTES: i32 = PIECE * MOST_ROWS * 4;
+const SUMS_BYTES: i32 = MOST_ROWS * MOST_COLUMNS * 4;
+/** Bytes of the long operand at a time, of which the next are asked for: the second-level cache has both. */
+const CACHED_BYTES: i32 = 1 << 18;
+const LEAST_PIECE: i32 = 16;
+
+/** This thread's part of out[m, n] = alpha A^T B + C, all f32, A stored [k, m], B [k, n]; C is [m, n], may be out, or 0. */
+export function shortProduct(a: usize, b: usize, c: usize, out: usize, m: i32, n: i32, k: i32, alpha: f32): void {
+  const isTurned = n < m;
+  const rows = isTurned ? n : m, columns = isTurned ? m : n;
+  const units = (columns + ACROSS_COLUMNS - 1) / ACROSS_COLUMNS;
+  const first = <i32>(<i64>units * threadIndex / threadCount) * ACROSS_COLUMNS;
+  const end = min(columns, <i32>(<i64>units * (threadIndex + 1) / threadCount) * ACROSS_COLUMNS);
+  for (let column = first; column < end; column += MOST_COLUMNS) {
+    const count = min(MOST_COLUMNS, end - column);
+    if (isTurned) turned(b, a, c, out, rows, columns, k, alpha, column, count);
+    else {
+      const at = <usize>column << 2;
+      if (c && c != out) for (let row = 0; row < rows; row++) memory.copy(out + at + rowBytes(row, n), c + at + rowBytes(row, n), <usize>count << 2);
+      sum(a, b, c != 0, out + at, n << 2, rows, columns, k, alpha, column, count);
+    }
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function rowBytes(row: i32, columns: i32): usize {
+  return <usize>row * columns << 2;
+}
+
+/** out[rows][count] (+)= alpha A^T B of `count` columns of B from `column` on: A [k][rows], B [k][columns]. */
+function sum(
+  a: usize, b: usize, isSum: bool, out: usize, outStride: i32, rows: i32, columns: i32, k: i32, alpha: f32, column: i32, count: i32,
+): void {
+  const lined = threadScratch + PIECE_BYTES;
+  const width = (rows + ACROSS_ROWS - 1) / ACROSS_ROWS * ACROSS_ROWS;
+  const isLined = alpha == 1 && width == rows;
+  const line = columns << 2;
+  let depth = PIECE;
+  while (depth > LEAST_PIECE && depth * count << 2 > CACHED_BYTES) depth >>= 1;
+  for (let term = 0; term < k; term += depth) {
+    const terms = min(depth, k - term);
+    const from = a + rowBytes(term, rows);
+    if (!isLined) lineUp(from, terms, rows, alpha, lined, width);
+    const right = b + rowBytes(term, columns) + (<usize>column << 2);
+    thinAcross(
+      F32, isLined ? from : lined, width << 2, right, line, right + line * depth, out, outStride, rows, count, terms, isSum || term > 0, threadScratch,
+    );
+  }
+}
+
+/** to[terms][width] = alpha a[terms][rows]; what is behind the rows is never added to anything that is kept. */
+function lineUp(a: usize, terms: i32, rows: i32, alpha: f32, to: usize, width: i32): void {
+  const factor = f32x4.splat(alpha);
+  for (let term = 0; term < terms; term++, to += <usize>width << 2) {
+    for (let i = 0; i < rows; i += 4) {
+      const lanes = min(4, rows - i), at = <usize>i << 2;
+      v128.store(to + at, f32x4.mul(lanes == 4 ? v128.load(a + at) : loadSome(a + at, lanes), factor));
+    }
+    a += rowBytes(1, rows);
+  }
+}
+
+/** Rows [column, column + count) of out[columns, rows] = alpha B^T A + C. */
+function turned(
+  a: usize, b: usize, c: usize, out: usize, rows: i32, columns: i32, k: i32, alpha: f32, column: i32, count: i32,
+): void {
+  const sums = threadScratch + PIECE_BYTES + LINED_BYTES, lines = sums + SUMS_BYTES;
+  const lineBytes = <usize>(rows + 15) / 16 << 6;
+  sum(a, b, false, sums, count << 2, rows, columns, k, alpha, column, count);
+  thinTurn(sums, count << 2, rows, count, lines, <i32>lineBytes);
+  const skipped = rowBytes(column, rows);
+  out += skipped;
+  if (c) c += skipped;
+  for (let line = lines, last = lines + <usize>count * lineBytes; line < last; line += lineBytes) {
+    for (let i = 0; i < rows; i += 4) {
+      const lanes = min(4, rows - i), at = <usize>i << 2;
+      let value = v128.load(line + at);
+      if (c) value = f32x4.add(value, lanes == 4 ? v128.load(c + at) : loadSome(c + at, lanes));
+      if (lanes == 4) v128.store(out + at, value);
+      else storeSome(out + at, value, lanes);
+    }
+    out += rowBytes(1, rows);
+    if (c) c += rowBytes(1, rows);
+  }
+}
