@@ -1,10 +1,10 @@
 /**
- * Products by a native library that works on the same memory: each thread has it compute its own rows. In the library an
+ * Products by a native library that works on the same memory: each thread has it compute its own rows, or its own columns of a product of bf16. In the library an
  * element's arithmetic depends neither on how many rows there are, as long as there are two, nor on which they are.
  */
-import { THREAD_SCRATCH, threadCount, threadIndex, threadScratch } from "./command";
-import { F32 } from "./half";
-import { MATRIX, product, takesBf16, typedProduct } from "./native";
+import { partEnd, partStart, THREAD_SCRATCH, threadCount, threadIndex, threadScratch } from "./command";
+import { F32, floatBytes } from "./half";
+import { MATRIX, product, ROW, takesBf16, typedProduct } from "./native";
 
 /** Fewest rows of a native product. */
 export const NATIVE_ROWS: i32 = 16;
@@ -24,6 +24,34 @@ function partRow(m: i32, units: i32, index: i32, count: i32): i32 {
   return index == count ? m : <i32>(<i64>units * index / count) * UNIT;
 }
 
+/** Columns of a tile of a product of bf16. */
+const TILE_COLUMNS: i32 = 32;
+/** Most tiles, of a hundred, that a thread may have more than its share. */
+const MOST_UNEVEN: i32 = 3;
+
+/** Tells whether threads get nearly as many tiles of `n` columns each. */
+// @ts-ignore: decorator
+@inline
+function areShared(n: i32): bool {
+  const tiles = (n + TILE_COLUMNS - 1) / TILE_COLUMNS;
+  const most = (tiles + threadCount - 1) / threadCount;
+  return 100 * (most * threadCount - tiles) <= MOST_UNEVEN * tiles;
+}
+
+/** This thread's columns of a product of bf16: a thread packs all of one operand and its part of the other, the larger one here. */
+function bf16Columns(
+  session: f64, a: usize, transA: bool, b: usize, transB: bool, c: usize, addend: i32, out: usize, m: i32, n: i32, k: i32, bType: i32,
+): void {
+  const first = partStart(n, TILE_COLUMNS), columns = partEnd(n, TILE_COLUMNS) - first;
+  if (columns <= 0) return;
+  const skipped = <usize>first << 2;
+  const right = b + floatBytes(bType, transB ? <usize>first * k : <usize>first);
+  typedProduct(
+    session, a, right, addend == MATRIX || addend == ROW ? c + skipped : c, out + skipped, m, columns, k, transA, transB, addend, F32, bType,
+    transA ? m : k, n,
+  );
+}
+
 /**
  * This thread's rows of the product; m is at least NATIVE_ROWS. With `transA` the columns of A are copied to scratch, so many terms at a time that
  * a thread's rows are there together, as a rule: fewer rows use the library badly, which packs B for each product. `more` is the session
@@ -32,6 +60,10 @@ function partRow(m: i32, units: i32, index: i32, count: i32): i32 {
 export function nativeProduct(
   session: f64, more: f64, a: usize, transA: bool, b: usize, transB: bool, c: usize, addend: i32, out: usize, m: i32, n: i32, k: i32, bType: i32,
 ): void {
+  if (takesBf16(session) && n > m && areShared(n)) {
+    bf16Columns(session, a, transA, b, transB, c, addend, out, m, n, k, bType);
+    return;
+  }
   const units = m / UNIT;
   const first = partRow(m, units, threadIndex, threadCount);
   const rows = partRow(m, units, threadIndex + 1, threadCount) - first;
@@ -41,7 +73,7 @@ export function nativeProduct(
   if (addend == MATRIX) c += <usize>first * rowBytes;
   if (takesBf16(session)) {
     const skipped = transA ? <usize>first << 2 : (<usize>first * k) << 2;
-    typedProduct(session, a + skipped, b, c, out, rows, n, k, transA, transB, addend, F32, bType, transA ? m : k);
+    typedProduct(session, a + skipped, b, c, out, rows, n, k, transA, transB, addend, F32, bType, transA ? m : k, n);
     return;
   }
   if (!transA) {

@@ -116,7 +116,7 @@ function computeLogits(h: usize, w: usize, codeScales: usize, best: usize): void
     const kept = pageLogits(b - from, isNarrow);
     const x = isNarrow ? threadScratch : kept;
     const weights = blockOf(w, type, codeScales, b, from, wanted, widenedAt(isNarrow));
-    typedProduct(session, weights, h, 0, x, count, n, width, false, true, NO_ADDEND, wanted, F32, width);
+    typedProduct(session, weights, h, 0, x, count, n, width, false, true, NO_ADDEND, wanted, F32, width, n);
     if (cap != 0) softCap(x, x, count * n, cap);
     keepOwn(x, b * block, count);
     const at = <usize>b * int(1) << 2;
@@ -323,8 +323,8 @@ function differentiate(h: usize, w: usize, codeScales: usize): void {
       if (dw) product(toWeight, x, h, c ? c + skipped : 0, dw + skipped, count, width, n, false, false, c ? MATRIX : NO_ADDEND);
       if (parts) {
         const weights = blockOf(w, type, codeScales, b, from, wanted, widenedAt(isNarrow));
-        if (b == part) typedProduct(begin, x, weights, 0, out, n, width, count, true, false, NO_ADDEND, F32, wanted, n);
-        else typedProduct(add, x, weights, out, out, n, width, count, true, false, MATRIX, F32, wanted, n);
+        if (b == part) typedProduct(begin, x, weights, 0, out, n, width, count, true, false, NO_ADDEND, F32, wanted, n, width);
+        else typedProduct(add, x, weights, out, out, n, width, count, true, false, MATRIX, F32, wanted, n, width);
       }
     }
   }

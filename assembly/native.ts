@@ -11,12 +11,15 @@ export const MATRIX: i32 = 1;
 export const ROW: i32 = 2;
 export const COLUMN: i32 = 3;
 
-/** `product` of operands of any type of half.ts; `lda` are the elements from one row of A, as it is stored, to the next. */
+/**
+ * `product` of operands of any type of half.ts; `lda` are the elements from one row of A, as it is stored, to the next, and `ldo` those of the output, of a
+ * matrix C and of a B that is not transposed: n, but for products of bf16, of which a call may compute some columns.
+ */
 // @ts-ignore: decorator
 @external("native", "product")
 export declare function typedProduct(
   session: f64, a: usize, b: usize, c: usize, out: usize, m: i32, n: i32, k: i32, transA: bool, transB: bool, addend: i32,
-  aType: i32, bType: i32, lda: i32,
+  aType: i32, bType: i32, lda: i32, ldo: i32,
 ): void;
 
 /**
@@ -28,7 +31,7 @@ export declare function typedProduct(
 export function product(
   session: f64, a: usize, b: usize, c: usize, out: usize, m: i32, n: i32, k: i32, transA: bool, transB: bool, addend: i32,
 ): void {
-  typedProduct(session, a, b, c, out, m, n, k, transA, transB, addend, F32, F32, transA ? m : k);
+  typedProduct(session, a, b, c, out, m, n, k, transA, transB, addend, F32, F32, transA ? m : k, n);
 }
 
 /** True if a product takes operands as they lie in memory. */

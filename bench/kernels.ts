@@ -46,7 +46,7 @@ const PRODUCTS: readonly Product[] = [
   { m: 16, n: 4864, k: 896, transB: 1, weight: "bf16", what: "16 tokens" },
 ];
 
-/** Products of SmolLM2-135M's step with frozen weights, forward and back, in pieces as the head takes them. */
+/** Products of SmolLM2-135M's step with frozen weights, forward and back, in pieces as the head takes them, and the wide ones of Qwen2.5-0.5B's. */
 const BF16_PRODUCTS: readonly Product[] = [
   { m: 512, n: 576, k: 576, transB: 1, weight: "bf16", what: "queries" },
   { m: 512, n: 1536, k: 576, transB: 1, weight: "bf16", what: "up projection" },
@@ -58,6 +58,10 @@ const BF16_PRODUCTS: readonly Product[] = [
   { m: 512, n: 576, k: 16384, weight: "bf16", what: "gradient of the head's x" },
   { m: 2048, n: 1536, k: 576, transB: 1, weight: "bf16", what: "up, 2048 tokens" },
   { m: 2048, n: 576, k: 1536, weight: "bf16", what: "its gradient" },
+  { m: 512, n: 4864, k: 896, transB: 1, weight: "bf16", what: "Qwen2.5-0.5B's up" },
+  { m: 512, n: 896, k: 4864, weight: "bf16", what: "its gradient" },
+  { m: 512, n: 896, k: 4864, transB: 1, weight: "bf16", what: "its down" },
+  { m: 512, n: 4864, k: 896, weight: "bf16", what: "its gradient" },
 ];
 
 const f32 = (...shape: number[]): TensorType => ({ dtype: "f32", shape });

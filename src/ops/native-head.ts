@@ -14,8 +14,11 @@ const LOGITS_BYTES = 40 * 2 ** 20;
 /** Rows of a chunk by how logits lie in memory: more than that gain nothing, and a multiple of what the library computes side by side. */
 const MOST_ROWS = { f32: 176, bf16: 256 } as const;
 const ROWS_UNIT = 16;
-/** Rows of W in a block; a block of a half-precision W must fit the scratch of a thread (floats of 4 bytes). */
-const BLOCK = 256;
+/**
+ * Rows of W in a block, by how logits lie in memory, where there are enough for all parts: products of bf16 gain by more of them, as their operands are packed. A block that
+ * is widened must fit the scratch of a thread (floats of 4 bytes), and one of narrow logits, which are computed there.
+ */
+const BLOCK = { f32: 256, bf16: 512 } as const;
 const SCRATCH = 2 ** 19;
 /** The blocks of the vocabulary are dealt out to so many parts for the gradient of h, whatever the number of threads. */
 const PARTS = 8;
@@ -63,7 +66,10 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
   const logitBytes = DTYPE_BYTES[logitType];
   const chunk = chunkRows(tokens, vocab, logitType);
   if (chunk === null) return false;
-  const block = Math.min(BLOCK, Math.floor(SCRATCH / (width + (isNarrow ? chunk : 0)) / 16) * 16);
+  const { bType = "f32", quantised } = stored;
+  const isTaken = words.isBf16 && bType === "bf16" && !quantised;
+  const most = BLOCK[vocab < 2 * PARTS * BLOCK.bf16 ? "f32" : logitType];
+  const block = Math.min(most, Math.floor(SCRATCH / ((isTaken ? 0 : width) + (isNarrow ? chunk : 0)) / 16) * 16);
   if (block < 16) return false;
   const blocks = Math.ceil(vocab / block);
   const each = labelsEach(e, h, labels);
@@ -85,7 +91,6 @@ export function emitNativeHead(e: Emitter, operands: HeadOperands): boolean {
   }));
   /** Sums that are computed a second time, where the first ones have become factors. */
   const repeated = isPaged && gradient ? e.scratch(4 * blocks * chunk) : null;
-  const { bType = "f32", quantised } = stored;
   const type = quantised?.format ?? HALF_CODE[bType];
   const codeScales = quantised?.scales ?? null;
   const step = scale === null ? 0 : scaleStep(e, scale);

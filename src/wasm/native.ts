@@ -58,6 +58,7 @@ export interface NativeImports extends ThinProduct, PointwiseCalls {
     aType: number,
     bType: number,
     lda: number,
+    ldo: number,
   ): void;
   few: FewProduct;
   unary(session: number, x: number, y: number, rows: number, columns: number): void;
@@ -147,11 +148,11 @@ function createLibraryImports(
   const right = { ...left };
 
   return {
-    product(session, a, b, c, out, m, n, k, transA, transB, addend, aType, bType, lda) {
+    product(session, a, b, c, out, m, n, k, transA, transB, addend, aType, bType, lda, ldo) {
       if (multiply && takesBf16(session)) {
         Object.assign(left, { address: a, type: aType, stride: lda, transposed: transA !== 0 });
-        Object.assign(right, { address: b, type: bType, stride: transB ? k : n, transposed: transB !== 0 });
-        multiply(left, right, c, addend, out, m, n, k, session % 2 ** 32);
+        Object.assign(right, { address: b, type: bType, stride: transB ? k : ldo, transposed: transB !== 0 });
+        multiply(left, right, c, addend, out, m, n, k, session % 2 ** 32, ldo);
         return;
       }
       createValue(VALUES, a, transA ? k : m, transA ? m : k);

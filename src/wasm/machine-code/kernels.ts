@@ -264,6 +264,13 @@ function multiply(a: Assembler, rows: number): void {
   a.addConstant(addend, 128);
 
   a.place(start);
+  a.load32(RCX, at(RDI, MULTIPLY.outStride));
+  a.move(line, out);
+  each(() => {
+    a.prefetch(at(line, 128), 1);
+    a.prefetch(at(line, 192), 1);
+    a.add(line, RCX);
+  });
   loadAddress(a, pa, MULTIPLY.a, RSI);
   a.move(pb, panel);
   a.load32(pairs, at(RDI, MULTIPLY.pairs));

@@ -10,9 +10,12 @@ export const K_UNIT = 32;
 /** Most columns of a block, a multiple of those of a tile. */
 export const N_BLOCK = 512;
 
-// Layout of the scratch: arguments, the order that zips halves, shapes of tiles, a panel of A, sums of tiles, pairs of 16 columns of A, a block of B.
-export const PANEL_AT = SHAPES_AT + 64;
-export const SUMS_AT = PANEL_AT + 2 * AMX_SIDE * K_BLOCK;
+/** Bytes of panels of A that are packed at a time: 20 of AMX's, or 40. */
+export const PANELS_BYTES = 20 * 2 * AMX_SIDE * K_BLOCK;
+
+// Layout of the scratch: arguments, the order that zips halves, shapes of tiles, panels of A, sums of tiles, pairs of 16 columns of A, a block of B.
+export const PANELS_AT = SHAPES_AT + 64;
+export const SUMS_AT = PANELS_AT + PANELS_BYTES;
 export const ZIPPED_AT = SUMS_AT + 4 * AMX_SIDE * AMX_SIDE;
 export const BLOCK_AT = ZIPPED_AT + 2 * LANES * K_BLOCK;
 

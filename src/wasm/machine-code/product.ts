@@ -1,7 +1,7 @@
 /**
  * Products of matrices by the routines of kernels.ts and amx.ts, on the calling thread: blocked as those of assembly/matrix.ts are. A block of B,
- * K_BLOCK x N_BLOCK, is packed into the second-level cache, then panels of rows of A one after the other into the first-level
- * cache, and each is multiplied with all of it.
+ * K_BLOCK x N_BLOCK, is packed into the second-level cache, and panels of rows of A, one after the other, are multiplied with all of it from the first-level
+ * cache.
  *
  * An element of the result is a sum of its addend and of products of pairs of k, taken in ascending order in blocks of K_BLOCK. That
  * does not depend on the other elements, so rows may be shared by threads in any way.
@@ -24,7 +24,7 @@ const KINDS = [
 
 /**
  * out[m, n] = factor op(A) op(B) + C, all in the shared memory; `factorBits` are those of an f32, `addend` is a kind of assembly/native.ts.
- * The factor is for an A of f32.
+ * The factor is for an A of f32. `outStride` are the elements from one row of the output, and of a matrix C, to the next.
  */
 export type Bf16Product = (
   a: Readonly<Bf16Operand>,
@@ -36,6 +36,7 @@ export type Bf16Product = (
   n: number,
   k: number,
   factorBits: number,
+  outStride: number,
 ) => void;
 
 /** Makes the products of one thread, with scratch of its own. `base` is the address of the shared memory in the process. */
@@ -49,48 +50,68 @@ export function createBf16Product(
   const { words, pack } = packer;
   const panels = createPanels(packer, addresses);
   const block = scratch + BLOCK_AT;
+  /** Packs columns of op(B) as panels of TILE_COLUMNS. */
+  const packBlock = (
+    b: Readonly<Bf16Operand>,
+    column: number,
+    columns: number,
+    from: number,
+    depth: number,
+    panelBytes: number,
+  ) => {
+    for (let i = 0; i < columns; i += LANES) {
+      const at = Math.floor(i / TILE_COLUMNS) * panelBytes;
+      if (panels.isPadded && !b.transposed && i % TILE_COLUMNS === 0) padPanel(words, (BLOCK_AT + at) / 4, depth);
+      const to = block + at + 4 * (i % TILE_COLUMNS);
+      pack(b, b.transposed, column + i, Math.min(LANES, columns - i), from, depth, to, 4 * TILE_COLUMNS, ONE_BITS);
+    }
+  };
 
-  return (a, b, c, addend, out, m, n, k, factorBits) => {
+  return (a, b, c, addend, out, m, n, k, factorBits, outStride) => {
     const { kind, rows: addendRows } = KINDS[addend]!;
     const steps = Math.ceil(k / K_BLOCK);
     const step = Math.ceil(k / steps / K_UNIT) * K_UNIT;
     const blocks = Math.ceil(n / N_BLOCK);
     const width = Math.ceil(n / blocks / TILE_COLUMNS) * TILE_COLUMNS;
+    // Panels of nearly equal height.
     const count = Math.ceil(m / panels.rows);
+    const rowOf = (i: number) => Math.floor((i * m) / count);
+    // With one block of columns a panel is packed when it is multiplied, and is in the first-level cache then; else once for all blocks.
+    const isOnce = blocks > 1;
+    const most = isOnce ? Math.ceil(count / Math.ceil(count / panels.count)) : count;
     for (let from = 0; from < k; from += step) {
       const depth = Math.min(step, k - from);
       const panelBytes = 4 * TILE_COLUMNS * ((K_UNIT / 2) * Math.ceil(depth / K_UNIT));
-      for (let column = 0; column < n; column += width) {
-        const columns = Math.min(width, n - column);
-        for (let i = 0; i < columns; i += LANES) {
-          const at = Math.floor(i / TILE_COLUMNS) * panelBytes;
-          if (panels.isPadded && !b.transposed && i % TILE_COLUMNS === 0) padPanel(words, (BLOCK_AT + at) / 4, depth);
-          const to = block + at + 4 * (i % TILE_COLUMNS);
-          const packed = Math.min(LANES, columns - i);
-          pack(b, b.transposed, column + i, packed, from, depth, to, 4 * TILE_COLUMNS, ONE_BITS);
-        }
-        for (let i = 0; i < count; i++) {
-          // Panels of nearly equal height.
-          const row = Math.floor((i * m) / count);
-          const rows = Math.floor(((i + 1) * m) / count) - row;
-          panels.take(a, row, rows, from, depth, factorBits);
-          const target = (out >>> 0) + 4 * (row * n + column);
-          words[MULTIPLY.b / 4] = block;
-          words[MULTIPLY.panelBytes / 4] = panelBytes;
-          words[MULTIPLY.panels / 4] = Math.ceil(columns / TILE_COLUMNS);
-          words[MULTIPLY.out / 4] = target;
-          words[MULTIPLY.outStride / 4] = 4 * n;
-          words[MULTIPLY.mask / 4] = bits(((columns - 1) % TILE_COLUMNS) + 1);
-          if (from > 0) {
-            words[MULTIPLY.addend / 4] = target;
-            words[MULTIPLY.addendStride / 4] = 4 * n;
-            words[MULTIPLY.kind / 4] = ADDEND.matrix;
-          } else {
-            words[MULTIPLY.addend / 4] = (c >>> 0) + (kind === ADDEND.column ? 4 * row : 4 * (addendRows * row * n + column));
-            words[MULTIPLY.addendStride / 4] = 4 * n * addendRows;
-            words[MULTIPLY.kind / 4] = kind;
+      const take = (panel: number, i: number) =>
+        panels.take(panel, a, rowOf(i), rowOf(i + 1) - rowOf(i), from, depth, factorBits);
+      for (let first = 0; first < count; first += most) {
+        const end = Math.min(count, first + most);
+        for (let i = first; isOnce && i < end; i++) take(i - first, i);
+        for (let column = 0; column < n; column += width) {
+          const columns = Math.min(width, n - column);
+          packBlock(b, column, columns, from, depth, panelBytes);
+          for (let i = first; i < end; i++) {
+            if (!isOnce) take(0, i);
+            const row = rowOf(i);
+            const target = (out >>> 0) + 4 * (row * outStride + column);
+            words[MULTIPLY.b / 4] = block;
+            words[MULTIPLY.panelBytes / 4] = panelBytes;
+            words[MULTIPLY.panels / 4] = Math.ceil(columns / TILE_COLUMNS);
+            words[MULTIPLY.out / 4] = target;
+            words[MULTIPLY.outStride / 4] = 4 * outStride;
+            words[MULTIPLY.mask / 4] = bits(((columns - 1) % TILE_COLUMNS) + 1);
+            if (from > 0) {
+              words[MULTIPLY.addend / 4] = target;
+              words[MULTIPLY.addendStride / 4] = 4 * outStride;
+              words[MULTIPLY.kind / 4] = ADDEND.matrix;
+            } else {
+              const skipped = kind === ADDEND.column ? row : addendRows * row * outStride + column;
+              words[MULTIPLY.addend / 4] = (c >>> 0) + 4 * skipped;
+              words[MULTIPLY.addendStride / 4] = 4 * outStride * addendRows;
+              words[MULTIPLY.kind / 4] = kind;
+            }
+            panels.multiply(isOnce ? i - first : 0, rowOf(i + 1) - row, depth);
           }
-          panels.multiply(rows, depth);
         }
       }
     }

@@ -78,7 +78,7 @@ function both(shape: Case, addresses: ReturnType<typeof bf16Routines>) {
   const bits = new Uint32Array(Float32Array.of(factor).buffer)[0]!;
   const a = { address: operands[0].address, type: halfA ? BF16 : F32, stride: lda, transposed: transA };
   const b = { address: operands[1].address, type: halfB ? BF16 : F32, stride: transB ? k : n, transposed: transB };
-  product(a, b, c.address, ADDENDS.indexOf(addend), out.address, m, n, k, bits);
+  product(a, b, c.address, ADDENDS.indexOf(addend), out.address, m, n, k, bits, n);
   const start = {
     none: () => 0,
     matrix: (i: number, j: number) => i * n + j,
