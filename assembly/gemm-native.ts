@@ -26,6 +26,8 @@ function partRow(m: i32, units: i32, index: i32, count: i32): i32 {
 
 /** Columns of a tile of a product of bf16. */
 const TILE_COLUMNS: i32 = 32;
+/** Terms from which threads share columns: with fewer, calls of many panels of rows cost more than packing. */
+const LEAST_SHARED_TERMS: i32 = 128;
 /** Most tiles, of a hundred, that a thread may have more than its share. */
 const MOST_UNEVEN: i32 = 3;
 
@@ -60,7 +62,7 @@ function bf16Columns(
 export function nativeProduct(
   session: f64, more: f64, a: usize, transA: bool, b: usize, transB: bool, c: usize, addend: i32, out: usize, m: i32, n: i32, k: i32, bType: i32,
 ): void {
-  if (takesBf16(session) && n > m && areShared(n)) {
+  if (takesBf16(session) && n > m && k >= LEAST_SHARED_TERMS && areShared(n)) {
     bf16Columns(session, a, transA, b, transB, c, addend, out, m, n, k, bType);
     return;
   }

@@ -92,7 +92,7 @@ async function openNative(shared: SharedMemory, bf16: Bf16Addresses | null): Pro
   const least = BF16_LEAST[bf16?.amx ? "amx" : "avx512"];
   const code = await import("./machine-code/executable.ts");
   const thin = code.thinRoutines();
-  const isBf16 = ({ m, n, k }: ProductShape) => m >= least.rows && n >= least.sides && k >= least.sides;
+  const isBf16 = ({ m, n, k }: ProductShape) => m >= least.rows && n >= least.columns && k >= least.terms;
   return {
     name: bf16 ? "bf16" : "native",
     reason: bf16
@@ -154,10 +154,10 @@ const LEAST_TRANSPOSED = 128;
 const MOST_TRANSPOSED_TERMS = 8192;
 
 /**
- * Rows from which a product in bf16 gains more than packing B costs, and columns and terms from which it does: products of adapters gain with
- * AMX's tiles, and with vectors stay in f32 (SmolLM2's of rank 16 at 512 tokens, all of a step: 485 and 307 ms, 531 and 556 ms).
+ * Rows from which a product in bf16 gains more than packing B costs, and columns and terms from which it does: all products of adapters gain with
+ * AMX's tiles; with vectors those of few terms do, and those of few columns stay in f32 (rank 16, 512 tokens, Qwen2.5-0.5B: 149 and 80 ms of a step, 45 and 64 ms).
  */
-const BF16_LEAST = { amx: { rows: 16, sides: 8 }, avx512: { rows: 32, sides: 64 } } as const;
+const BF16_LEAST = { amx: { rows: 16, columns: 8, terms: 8 }, avx512: { rows: 32, columns: 64, terms: 16 } } as const;
 
 function floatBits(value: number): number {
   return new Uint32Array(Float32Array.of(value).buffer)[0]!;
