@@ -6,7 +6,7 @@
 import { float, int, partEnd, partStart, pointer, threadScratch } from "./command";
 import { loadSome, storeSome } from "./lanes";
 import { decay4, normal4, sigmoid4 } from "./math";
-import { pointwiseSwiglu, pointwiseSwigluGrad } from "./native";
+import { pointwiseGelu, pointwiseGeluGrad, pointwiseSwiglu, pointwiseSwigluGrad } from "./native";
 import { Opcode } from "./opcodes";
 import { softCap } from "./soft-cap";
 
@@ -150,6 +150,7 @@ function dgeluTanh4(x: v128): v128 {
 }
 
 function gelu(x: usize, y: usize, n: i32, tanh: bool): void {
+  if (n >= LEAST_POINTWISE && pointwiseGelu(x, y, n, tanh)) return;
   const end = y + ((<usize>n & ~3) << 2);
   if (tanh) {
     for (; y < end; x += 16, y += 16) v128.store(y, geluTanh4(v128.load(x)));
@@ -161,6 +162,7 @@ function gelu(x: usize, y: usize, n: i32, tanh: bool): void {
 }
 
 function geluGrad(x: usize, dy: usize, dx: usize, n: i32, tanh: bool): void {
+  if (n >= LEAST_POINTWISE && pointwiseGeluGrad(x, dy, dx, n, tanh)) return;
   const end = dx + ((<usize>n & ~3) << 2);
   if (tanh) {
     for (; dx < end; x += 16, dy += 16, dx += 16) v128.store(dx, f32x4.mul(v128.load(dy), dgeluTanh4(v128.load(x))));

@@ -89,6 +89,14 @@ export declare function pointwiseSwiglu(gate: usize, up: usize, y: usize, n: i32
 export declare function pointwiseSwigluGrad(gate: usize, up: usize, dy: usize, dgate: usize, dup: usize, n: i32): bool;
 
 // @ts-ignore: decorator
+@external("native", "gelu")
+export declare function pointwiseGelu(x: usize, y: usize, n: i32, tanh: bool): bool;
+
+// @ts-ignore: decorator
+@external("native", "geluGrad")
+export declare function pointwiseGeluGrad(x: usize, dy: usize, dx: usize, n: i32, tanh: bool): bool;
+
+// @ts-ignore: decorator
 @external("native", "exponentials")
 export declare function pointwiseExponentials(x: usize, kept: usize, most: usize, sum: usize, rows: i32, columns: i32): bool;
 

@@ -70,6 +70,8 @@ export const VECTOR = {
   vminps: code(0, 1, 0, 0x5d),
   vmaxps: code(0, 1, 0, 0x5f),
   vpandd: code(1, 1, 0, 0xdb),
+  /** to = right without the bits that `left` has */
+  vpandnd: code(1, 1, 0, 0xdf),
   vpxord: code(1, 1, 0, 0xef),
   vpord: code(1, 1, 0, 0xeb),
   /** The elements of `right` that the low 4 bits of each of `left` say. */

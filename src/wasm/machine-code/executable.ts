@@ -7,7 +7,7 @@ import { NF4_VALUES } from "../../ops/dequantize.ts";
 import { amxCode } from "./amx.ts";
 import { fewRowsCode } from "./few-rows.ts";
 import { type Bf16Code, bf16Code } from "./kernels.ts";
-import { pointwiseCode } from "./pointwise.ts";
+import { type PointwiseCode, pointwiseCode } from "./pointwise.ts";
 import { type ThinCode, thinCode } from "./thin.ts";
 
 /** Addresses in the process of the routines of bf16Code, the same for all threads. */
@@ -30,11 +30,8 @@ export interface FewRowsAddresses {
 export type ThinAddresses = Omit<ThinCode, "code">;
 
 /** The same of pointwiseCode; null for what needs AVX512-BF16 where the processor has none. */
-export interface PointwiseAddresses {
-  readonly swiglu: number;
-  readonly swigluGrad: number;
+export interface PointwiseAddresses extends Omit<PointwiseCode, "code" | "exponentials"> {
   readonly exponentials: { readonly f32: number; readonly bf16: number | null };
-  readonly scaled: { readonly f32: number; readonly bf16: number };
 }
 
 /** The processor's feature that the routines are made for, by the name that Linux has for it. */
@@ -125,9 +122,11 @@ export const thinRoutines = lazily((): ThinAddresses | null =>
 
 /** Routines for what is computed element by element; null as those of few rows. */
 export const pointwiseRoutines = lazily((): PointwiseAddresses | null =>
-  withAvx512(pointwiseCode, ({ swiglu, swigluGrad, exponentials, scaled }, addresses) => {
+  withAvx512(pointwiseCode, ({ swiglu, swigluGrad, gelu, geluGrad, exponentials, scaled }, addresses) => {
     const place = (offset: number) => addresses([offset])[0]!;
     return {
+      gelu: { exact: place(gelu.exact), tanh: place(gelu.tanh) },
+      geluGrad: { exact: place(geluGrad.exact), tanh: place(geluGrad.tanh) },
       swiglu: place(swiglu),
       swigluGrad: place(swigluGrad),
       exponentials: { f32: place(exponentials.f32), bf16: hasBf16() ? place(exponentials.bf16) : null },

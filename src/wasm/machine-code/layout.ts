@@ -155,11 +155,12 @@ export const THIN = {
   nextSkip: 60,
 } as const;
 
-/** Offsets of the arguments of SwiGLU and its gradient: addresses of [steps][16] f32. */
-export const POINTWISE = {
-  gate: 0,
+/** Offsets of the arguments of activations and their gradients: addresses of [steps][16] f32. */
+export const ACTIVATION = {
+  /** gate, or x */
+  x: 0,
   up: 4,
-  /** y, or dgate. */
+  /** y, or dgate, or dx */
   y: 8,
   dy: 12,
   dup: 16,
@@ -207,8 +208,8 @@ export const SCALED = {
   absolute: 40,
 } as const;
 
-/** Numbers of assembly/math.ts, behind the arguments: of exp(x) = 2^n (1 + r + r^2 q(r)), x = n ln 2 + r. */
-export const NUMBERS = {
+/** Numbers that all formulas share, of exp(x) = 2^n (1 + r + r^2 q(r)), x = n ln 2 + r (assembly/math.ts). */
+const SHARED = {
   perLn2: 1.4426950408889634,
   /** Rounds n to an integer, and makes n + 127 of it in the low bits. */
   shift: 12582912 + 127,
@@ -227,5 +228,31 @@ export const NUMBERS = {
   leastOfSigmoid: -87.3,
 } as const;
 
+/** sqrt(2 / pi), and the cubic term of GELU's tanh form, in f32. */
+const [ROOT, CUBIC] = [Math.fround(0.7978845608028654), Math.fround(0.044715)];
+
+/** All numbers, in the order in which they lie behind the arguments; those that are not shared are GELU's (assembly/math.ts, assembly/activation.ts). */
+export const NUMBERS = {
+  ...SHARED,
+  minusHalf: -0.5,
+  /** Phi(-a) = exp(-a^2 / 2) t p(t), t = 1 / (1 + slope a). */
+  slope: 0.268700576850888,
+  p8: 0.02889416180551052,
+  p7: -0.1284978836774826,
+  p6: 0.1769371777772903,
+  p5: -0.0755584314465523,
+  p4: 0.11181753873825073,
+  p3: 0.07052477449178696,
+  p2: 0.101687453687191,
+  p1: 0.1069912463426590,
+  p0: 0.10720395296812057,
+  density: 0.3989422804014327,
+  cubic: CUBIC,
+  twoRoot: 2 * ROOT,
+  sixRootCubic: Math.fround(6 * ROOT) * CUBIC,
+} as const;
+
+export const SHARED_NUMBERS = Object.keys(SHARED).length;
+
 /** Bytes of scratch of a thread for these routines. */
-export const POINTWISE_SCRATCH = 2 * ARGUMENT_BYTES;
+export const POINTWISE_SCRATCH = ARGUMENT_BYTES + 2 * 64;

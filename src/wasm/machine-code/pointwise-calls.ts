@@ -1,7 +1,7 @@
 /** What is computed element by element, by the routines of pointwise.ts, on the calling thread. */
 import type { Address } from "../../runtime/executor.ts";
 import type { PointwiseAddresses } from "./executable.ts";
-import { EXPONENTIALS, LANES, NUMBERS, NUMBERS_AT, POINTWISE, POINTWISE_SCRATCH, SCALED } from "./layout.ts";
+import { ACTIVATION, EXPONENTIALS, LANES, NUMBERS, NUMBERS_AT, POINTWISE_SCRATCH, SCALED } from "./layout.ts";
 import { bits, routineAt } from "./pack.ts";
 
 /** Routines of assembly/native.ts by the same names. Each says whether it did anything: 0 where there is no machine code. */
@@ -10,6 +10,10 @@ export interface PointwiseCalls {
   swiglu(gate: Address, up: Address, y: Address, n: number): number;
   /** dgate = dy up silu'(gate), dup = dy silu(gate). */
   swigluGrad(gate: Address, up: Address, dy: Address, dgate: Address, dup: Address, n: number): number;
+  /** y = gelu(x), by tanh or in its own form. */
+  gelu(x: Address, y: Address, n: number, tanh: number): number;
+  /** dx = dy gelu'(x) */
+  geluGrad(x: Address, dy: Address, dx: Address, n: number, tanh: number): number;
   /** Of the columns of x f32 [rows][columns] the maxima, x = exp(x - maxima), or kept = these as bf16, and their sums. `kept` is 0, or where bf16 goes. */
   exponentials(x: Address, kept: Address, most: Address, sum: Address, rows: number, columns: number): number;
   /** x = from scale factor, where |from scale| is at least `least`, else 0; `from` is bf16, or 0 for x itself. */
@@ -19,7 +23,14 @@ export interface PointwiseCalls {
 const absent = (): number => 0;
 
 /** Where there is no machine code. */
-export const noPointwise: PointwiseCalls = { swiglu: absent, swigluGrad: absent, exponentials: absent, scaled: absent };
+export const noPointwise: PointwiseCalls = {
+  swiglu: absent,
+  swigluGrad: absent,
+  gelu: absent,
+  geluGrad: absent,
+  exponentials: absent,
+  scaled: absent,
+};
 
 /** Makes the calls of one thread. */
 export function createPointwiseCalls(
@@ -29,6 +40,8 @@ export function createPointwiseCalls(
   addresses: PointwiseAddresses,
 ): PointwiseCalls {
   const [swiglu, swigluGrad] = [routineAt(addresses.swiglu), routineAt(addresses.swigluGrad)];
+  const [geluExact, geluTanh] = [routineAt(addresses.gelu.exact), routineAt(addresses.gelu.tanh)];
+  const [geluGradExact, geluGradTanh] = [routineAt(addresses.geluGrad.exact), routineAt(addresses.geluGrad.tanh)];
   const { f32, bf16 } = addresses.exponentials;
   const exponentials = { f32: routineAt(f32), bf16: bf16 === null ? null : routineAt(bf16) };
   const scaled = { f32: routineAt(addresses.scaled.f32), bf16: routineAt(addresses.scaled.bf16) };
@@ -42,21 +55,36 @@ export function createPointwiseCalls(
   };
   return {
     swiglu(gate, up, y, n) {
-      words[POINTWISE.gate / 4] = gate;
-      words[POINTWISE.up / 4] = up;
-      words[POINTWISE.y / 4] = y;
-      setSteps(n, POINTWISE.steps, POINTWISE.mask);
+      words[ACTIVATION.x / 4] = gate;
+      words[ACTIVATION.up / 4] = up;
+      words[ACTIVATION.y / 4] = y;
+      setSteps(n, ACTIVATION.steps, ACTIVATION.mask);
       swiglu(args, base);
       return 1;
     },
     swigluGrad(gate, up, dy, dgate, dup, n) {
-      words[POINTWISE.gate / 4] = gate;
-      words[POINTWISE.up / 4] = up;
-      words[POINTWISE.dy / 4] = dy;
-      words[POINTWISE.y / 4] = dgate;
-      words[POINTWISE.dup / 4] = dup;
-      setSteps(n, POINTWISE.steps, POINTWISE.mask);
+      words[ACTIVATION.x / 4] = gate;
+      words[ACTIVATION.up / 4] = up;
+      words[ACTIVATION.dy / 4] = dy;
+      words[ACTIVATION.y / 4] = dgate;
+      words[ACTIVATION.dup / 4] = dup;
+      setSteps(n, ACTIVATION.steps, ACTIVATION.mask);
       swigluGrad(args, base);
+      return 1;
+    },
+    gelu(x, y, n, tanh) {
+      words[ACTIVATION.x / 4] = x;
+      words[ACTIVATION.y / 4] = y;
+      setSteps(n, ACTIVATION.steps, ACTIVATION.mask);
+      (tanh ? geluTanh : geluExact)(args, base);
+      return 1;
+    },
+    geluGrad(x, dy, dx, n, tanh) {
+      words[ACTIVATION.x / 4] = x;
+      words[ACTIVATION.dy / 4] = dy;
+      words[ACTIVATION.y / 4] = dx;
+      setSteps(n, ACTIVATION.steps, ACTIVATION.mask);
+      (tanh ? geluGradTanh : geluGradExact)(args, base);
       return 1;
     },
     exponentials(x, kept, most, sum, rows, columns) {

@@ -91,3 +91,19 @@ push r15
 pop r15
 add rax, r15
 mov r15d, dword ptr [rdi+4]
+vsubps zmm6, zmm13, zmm17
+vdivps zmm20, zmm25, zmm3
+vminps zmm2, zmm27, zmm2
+vmaxps zmm0, zmm1, zmm0
+vpandd zmm1, zmm0, zmm4
+vpandnd zmm3, zmm26, zmm0
+vaddps zmm1, zmm1, dword ptr [rdi+128]{1to16}
+vmulps zmm2{k3}{z}, zmm2, zmm13
+vcmplt_oqps k4, zmm0, zmm20
+vcmpnlt_uqps k2, zmm17, zmm28
+vblendmps zmm6{k4}, zmm5, zmm24
+vcvtneps2bf16 ymm1, zmm2
+vmovdqu16 zmmword ptr [r13]{k1}, zmm1
+vmovdqu16 zmmword ptr [rdx+64]{k2}, zmm19
+sub rcx, rbp
+sub r9, rax

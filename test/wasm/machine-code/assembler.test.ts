@@ -116,6 +116,22 @@ const INSTRUCTIONS: Readonly<Record<keyof typeof GOLDEN, (a: Assembler) => void>
   "pop r15": (a) => a.pop(R15),
   "add rax, r15": (a) => a.add(RAX, R15),
   "mov r15d, dword ptr [rdi+4]": (a) => a.load32(R15, at(RDI, 4)),
+  "vsubps zmm6, zmm13, zmm17": (a) => a.vector("vsubps", 6, 13, 17),
+  "vdivps zmm20, zmm25, zmm3": (a) => a.vector("vdivps", 20, 25, 3),
+  "vminps zmm2, zmm27, zmm2": (a) => a.vector("vminps", 2, 27, 2),
+  "vmaxps zmm0, zmm1, zmm0": (a) => a.vector("vmaxps", 0, 1, 0),
+  "vpandd zmm1, zmm0, zmm4": (a) => a.vector("vpandd", 1, 0, 4),
+  "vpandnd zmm3, zmm26, zmm0": (a) => a.vector("vpandnd", 3, 26, 0),
+  "vaddps zmm1, zmm1, dword ptr [rdi+128]{1to16}": (a) => a.vectorOfOne("vaddps", 1, 1, at(RDI, 128)),
+  "vmulps zmm2{k3}{z}, zmm2, zmm13": (a) => a.vectorKept("vmulps", 2, 2, 13, 3),
+  "vcmplt_oqps k4, zmm0, zmm20": (a) => a.compareVectors(4, 0, 20, "less"),
+  "vcmpnlt_uqps k2, zmm17, zmm28": (a) => a.compareVectors(2, 17, 28, "notLess"),
+  "vblendmps zmm6{k4}, zmm5, zmm24": (a) => a.blend(6, 5, 24, 4),
+  "vcvtneps2bf16 ymm1, zmm2": (a) => a.narrow(1, 2),
+  "vmovdqu16 zmmword ptr [r13]{k1}, zmm1": (a) => a.storeHalves(at(R13), 1, 1),
+  "vmovdqu16 zmmword ptr [rdx+64]{k2}, zmm19": (a) => a.storeHalves(at(RDX, 64), 19, 2),
+  "sub rcx, rbp": (a) => a.subtract(RCX, RBP),
+  "sub r9, rax": (a) => a.subtract(R9, RAX),
 };
 
 const made = (write: (a: Assembler) => void): string => {

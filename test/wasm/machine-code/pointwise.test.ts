@@ -3,6 +3,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { createRandom } from "../../../src/base/random.ts";
 import { GraphBuilder } from "../../../src/graph/builder.ts";
 import type { OpDef } from "../../../src/ops/types.ts";
+import { Gelu, GeluGrad } from "../../../src/ops/gelu.ts";
 import { SwiGLU, SwiGLUGrad } from "../../../src/ops/swiglu.ts";
 import { hasBf16, pointwiseRoutines } from "../../../src/wasm/machine-code/executable.ts";
 import { NUMBERS, SUM_RUN } from "../../../src/wasm/machine-code/layout.ts";
@@ -55,21 +56,25 @@ function exp(x: number): number {
 const narrow = (x: number): number => (Number.isNaN(x) ? 0x7fc0 : (bitsOf(x) + 0x7fff + ((bitsOf(x) >>> 16) & 1)) >>> 16);
 
 describe.skipIf(pointwiseRoutines() === null)("what is computed element by element", () => {
-  const graphOf = (op: OpDef, inputs: readonly TestTensor[]) => {
+  const graphOf = (op: OpDef<{ approximate?: string }>, inputs: readonly TestTensor[], approximate: string | null) => {
     const builder = new GraphBuilder("pointwise");
     const names = inputs.map((tensor, i) => builder.input(`x${i}`, "boundary", { dtype: "f32", shape: tensor.shape }));
-    for (const name of builder.node(op, names, {}, "forward")) builder.output({ name, role: "boundary" });
+    for (const name of builder.node(op, names, approximate === null ? {} : { approximate }, "forward")) builder.output({ name, role: "boundary" });
     return { graph: builder.build(), feeds: new Map(inputs.map((tensor, i) => [`x${i}`, tensor])) };
   };
 
-  for (const [op, inputs] of [
-    [SwiGLU, 2],
-    [SwiGLUGrad, 3],
+  for (const [op, inputs, approximate] of [
+    [SwiGLU, 2, null],
+    [SwiGLUGrad, 3, null],
+    [Gelu, 1, "none"],
+    [Gelu, 1, "tanh"],
+    [GeluGrad, 2, "none"],
+    [GeluGrad, 2, "tanh"],
   ] as const)
     for (const count of [256, 257, 271, 4096 + 15, 60_000])
-      test(`${op.name} of ${count} numbers of all kinds: the bits of WebAssembly's kernel`, async () => {
+      test(`${op.name}${approximate === null ? "" : ` (${approximate})`} of ${count} numbers of all kinds: the bits of WebAssembly's kernel`, async () => {
         const operands = Array.from({ length: inputs }, (_, i) => f32([count], numbers(count, i + 1)));
-        const { graph, feeds } = graphOf(op, operands);
+        const { graph, feeds } = graphOf(op as OpDef<{ approximate?: string }>, operands, approximate);
         const expected = runOn(await executor("wasm", 1), graph, feeds);
         for (const threads of [1, 2]) {
           const got = runOn(await executor("codes", threads), graph, feeds);
