@@ -1,9 +1,9 @@
 /**
  * The native matmul provider: large products go to ONNX Runtime's `Gemm` (MLAS), called through its C API on tensors that view
  * the shared memory. Each kernel thread computes its own rows, on itself: no second thread pool, no copies, and results that
- * do not depend on the number of threads. Products of experts, of few rows each with matrices of their own, are computed by machine code of our
- * own where the processor has AVX-512 (machine-code/thin.ts), since the library packs a matrix anew for each. With `bf16` products of two large sides are computed in bf16, with sums in f32, by
- * machine code too (machine-code/).
+ * do not depend on the number of threads. Where the processor has AVX-512, machine code of our own (machine-code/thin.ts) computes products of experts, of few
+ * rows each with matrices of their own, since the library packs a matrix anew for each, and gradients of adapters, since it takes no transposed matrix as it lies.
+ * With `bf16` products of two large sides are computed in bf16, with sums in f32, by machine code too (machine-code/).
  */
 import { type Pointer, ptr } from "bun:ffi";
 import { messageOf } from "../base/errors.ts";
