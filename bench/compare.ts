@@ -12,8 +12,8 @@ import { SHAPES } from "./shapes.ts";
  *
  *     PYTHON=/path/to/python bun bench/compare.ts --shapes smollm2-135m --tokens 512,1024 --rounds 3
  *
- * PYTHON (or --python) must have torch, transformers and peft, and --mlx-python MLX-LM for the system mlx; nothing is installed. Without them only
- * this side runs.
+ * PYTHON (or --python) must have torch, transformers and peft, --mlx-python MLX-LM for the system mlx, and --qvac-modules, a folder node_modules, @qvac/llm-llamacpp and bare for
+ * the system qvac; nothing is installed. Without them only this side runs.
  * Each run is a process of its own, on all of `--threads` cores; rounds go through all systems, so that a slow minute of
  * the machine hits all of them.
  */
@@ -21,6 +21,7 @@ const { values } = parseArgs({
   options: {
     python: { type: "string", default: process.env["PYTHON"] ?? "" },
     "mlx-python": { type: "string", default: "" },
+    "qvac-modules": { type: "string", default: "" },
     shapes: { type: "string", default: Object.keys(SHAPES).join() },
     tokens: { type: "string", default: "512,1024,2048" },
     systems: {
@@ -37,8 +38,8 @@ const { values } = parseArgs({
 
 interface System {
   readonly label: string;
-  /** True: PyTorch; "mlx": MLX-LM. */
-  readonly peer: boolean | "mlx";
+  /** True: PyTorch; "mlx": MLX-LM; "qvac": QVAC. */
+  readonly peer: boolean | "mlx" | "qvac";
   readonly args: readonly string[];
   /** Memory that the process is given: a share of the peak RSS of the baseline, which has run before. */
   readonly share?: number;
@@ -103,6 +104,7 @@ const SYSTEMS: Readonly<Record<string, System>> = {
     args: [...ALL_BF16, "--strategy", "off"],
   },
   mlx: { label: "MLX-LM f32, CPU backend", peer: "mlx", args: [] },
+  qvac: { label: "QVAC f32, a Qwen3 of these sizes", peer: "qvac", args: [] },
   "pytorch-compiled": {
     label: "PyTorch bf16, adapters too, no checkpointing, torch.compile",
     peer: true,
@@ -122,17 +124,29 @@ interface Row extends SystemRuns {
   readonly runs: readonly Run[];
 }
 
-const pythonOf = ({ peer }: System): string => (peer === "mlx" ? values["mlx-python"] : values.python);
+/** What begins a system's command line; null: it is not here. */
+function commandOf({ peer }: System): string[] | null {
+  const script = (name: string) => join(import.meta.dir, name);
+  switch (peer) {
+    case false:
+      return [process.execPath, script("step.ts")];
+    case true:
+      return values.python === "" ? null : [values.python, script("peers/pytorch.py")];
+    case "mlx":
+      return values["mlx-python"] === "" ? null : [values["mlx-python"], script("peers/mlx-lm.py")];
+    case "qvac":
+      return values["qvac-modules"] === ""
+        ? null
+        : [process.execPath, script("peers/qvac.ts"), "--modules", values["qvac-modules"]];
+  }
+}
 
 async function run(name: string, shape: string, tokens: string, baseline: readonly Run[]): Promise<Run> {
   const system = SYSTEMS[name]!;
   const memory = system.share ? ["--memory", String(Math.floor(system.share * median(baseline.map((one) => one.peakRss))))] : [];
   const common = ["--shape", shape, "--tokens", tokens, "--steps", values.steps, "--threads", values.threads];
-  const script = system.peer
-    ? [pythonOf(system), join(import.meta.dir, system.peer === "mlx" ? "peers/mlx-lm.py" : "peers/pytorch.py")]
-    : [process.execPath, join(import.meta.dir, "step.ts")];
   const layers = values.layers === undefined ? [] : ["--layers", values.layers];
-  const child = Bun.spawn([...script, ...common, ...layers, ...system.args, ...memory], { stdout: "pipe", stderr: "pipe" });
+  const child = Bun.spawn([...commandOf(system)!, ...common, ...layers, ...system.args, ...memory], { stdout: "pipe", stderr: "pipe" });
   const [output, errors] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
   if ((await child.exited) !== 0) throw new Error(`${system.label}, ${shape}, ${tokens} tokens failed:\n${errors}`);
   return JSON.parse(output.split("\n").find((line) => line.startsWith("{"))!) as Run;
@@ -182,7 +196,7 @@ function circumstances(rows: readonly Row[]): string[] {
   ];
 }
 
-const systems = values.systems.split(",").filter((name) => !SYSTEMS[name]?.peer || pythonOf(SYSTEMS[name]) !== "");
+const systems = values.systems.split(",").filter((name) => !SYSTEMS[name] || commandOf(SYSTEMS[name]) !== null);
 for (const name of systems)
   if (SYSTEMS[name]?.share && systems.indexOf(BASELINE) !== 0) throw new Error(`--systems: ${name} wants ${BASELINE} first`);
 for (const name of systems) if (!SYSTEMS[name]) throw new Error(`--systems: one of ${Object.keys(SYSTEMS).join(", ")}`);
