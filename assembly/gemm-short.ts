@@ -3,12 +3,15 @@
  * a sum apart, as the code wants them, so they are read where they lie; threads share the long side. Where the short side is the columns, sums of the transposed
  * product are turned in the end.
  *
- * An element is C and then the products in ascending order of k, or, turned, these and then C: whatever the threads.
+ * An element is C plus sums of at most CHAIN products each, in ascending order of k, whatever the threads: errors of a sum grow with its length.
  */
 import { threadCount, threadIndex, threadScratch } from "./command";
 import { F32 } from "./half";
 import { loadSome, storeSome } from "./lanes";
 import { thinAcross, thinTurn } from "./native";
+
+/** Terms that are summed one after the other. */
+const CHAIN: i32 = 512;
 
 /** As src/wasm/machine-code/layout.ts has them. */
 const PIECE: i32 = 128;
@@ -34,11 +37,11 @@ export function shortProduct(a: usize, b: usize, c: usize, out: usize, m: i32, n
   const end = min(columns, <i32>(<i64>units * (threadIndex + 1) / threadCount) * ACROSS_COLUMNS);
   for (let column = first; column < end; column += MOST_COLUMNS) {
     const count = min(MOST_COLUMNS, end - column);
-    if (isTurned) turned(b, a, c, out, rows, columns, k, alpha, column, count);
-    else {
-      const at = <usize>column << 2;
-      if (c && c != out) for (let row = 0; row < rows; row++) memory.copy(out + at + rowBytes(row, n), c + at + rowBytes(row, n), <usize>count << 2);
-      sum(a, b, c != 0, out + at, n << 2, rows, columns, k, alpha, column, count);
+    for (let term = 0; term < k; term += CHAIN) {
+      const terms = min(CHAIN, k - term);
+      const left = a + rowBytes(term, m), right = b + rowBytes(term, n), addend = term ? out : c;
+      if (isTurned) turned(right, left, addend, out, rows, columns, terms, alpha, column, count);
+      else straight(left, right, addend, out, rows, columns, terms, alpha, column, count);
     }
   }
 }
@@ -49,9 +52,9 @@ function rowBytes(row: i32, columns: i32): usize {
   return <usize>row * columns << 2;
 }
 
-/** out[rows][count] (+)= alpha A^T B of `count` columns of B from `column` on: A [k][rows], B [k][columns]. */
+/** out[rows][count] = alpha A^T B of `count` columns of B from `column` on: A [k][rows], B [k][columns]. */
 function sum(
-  a: usize, b: usize, isSum: bool, out: usize, outStride: i32, rows: i32, columns: i32, k: i32, alpha: f32, column: i32, count: i32,
+  a: usize, b: usize, out: usize, outStride: i32, rows: i32, columns: i32, k: i32, alpha: f32, column: i32, count: i32,
 ): void {
   const lined = threadScratch + PIECE_BYTES;
   const width = (rows + ACROSS_ROWS - 1) / ACROSS_ROWS * ACROSS_ROWS;
@@ -65,7 +68,7 @@ function sum(
     if (!isLined) lineUp(from, terms, rows, alpha, lined, width);
     const right = b + rowBytes(term, columns) + (<usize>column << 2);
     thinAcross(
-      F32, isLined ? from : lined, width << 2, right, line, right + line * depth, out, outStride, rows, count, terms, isSum || term > 0, threadScratch,
+      F32, isLined ? from : lined, width << 2, right, line, right + line * depth, out, outStride, rows, count, terms, term > 0, threadScratch,
     );
   }
 }
@@ -82,25 +85,49 @@ function lineUp(a: usize, terms: i32, rows: i32, alpha: f32, to: usize, width: i
   }
 }
 
+/** Columns [column, column + count) of out[rows, columns] = alpha A^T B + C. */
+function straight(
+  a: usize, b: usize, c: usize, out: usize, rows: i32, columns: i32, k: i32, alpha: f32, column: i32, count: i32,
+): void {
+  const at = <usize>column << 2;
+  if (!c) {
+    sum(a, b, out + at, columns << 2, rows, columns, k, alpha, column, count);
+    return;
+  }
+  const sums = threadScratch + PIECE_BYTES + LINED_BYTES;
+  sum(a, b, sums, count << 2, rows, columns, k, alpha, column, count);
+  for (let row = 0; row < rows; row++) {
+    const line = sums + rowBytes(row, count), skipped = at + rowBytes(row, columns);
+    add(line, c + skipped, out + skipped, count);
+  }
+}
+
+/** y[n] = x[n] + c[n], without the addend where c is 0; y may be c. */
+// @ts-ignore: decorator
+@inline
+function add(x: usize, c: usize, y: usize, n: i32): void {
+  for (let i = 0; i < n; i += 4) {
+    const lanes = min(4, n - i), at = <usize>i << 2;
+    let value = v128.load(x + at);
+    if (c) value = f32x4.add(value, lanes == 4 ? v128.load(c + at) : loadSome(c + at, lanes));
+    if (lanes == 4) v128.store(y + at, value);
+    else storeSome(y + at, value, lanes);
+  }
+}
+
 /** Rows [column, column + count) of out[columns, rows] = alpha B^T A + C. */
 function turned(
   a: usize, b: usize, c: usize, out: usize, rows: i32, columns: i32, k: i32, alpha: f32, column: i32, count: i32,
 ): void {
   const sums = threadScratch + PIECE_BYTES + LINED_BYTES, lines = sums + SUMS_BYTES;
   const lineBytes = <usize>(rows + 15) / 16 << 6;
-  sum(a, b, false, sums, count << 2, rows, columns, k, alpha, column, count);
+  sum(a, b, sums, count << 2, rows, columns, k, alpha, column, count);
   thinTurn(sums, count << 2, rows, count, lines, <i32>lineBytes);
   const skipped = rowBytes(column, rows);
   out += skipped;
   if (c) c += skipped;
   for (let line = lines, last = lines + <usize>count * lineBytes; line < last; line += lineBytes) {
-    for (let i = 0; i < rows; i += 4) {
-      const lanes = min(4, rows - i), at = <usize>i << 2;
-      let value = v128.load(line + at);
-      if (c) value = f32x4.add(value, lanes == 4 ? v128.load(c + at) : loadSome(c + at, lanes));
-      if (lanes == 4) v128.store(out + at, value);
-      else storeSome(out + at, value, lanes);
-    }
+    add(line, c, out, rows);
     out += rowBytes(1, rows);
     if (c) c += rowBytes(1, rows);
   }

@@ -146,7 +146,10 @@ async function run(name: string, shape: string, tokens: string, baseline: readon
   const memory = system.share ? ["--memory", String(Math.floor(system.share * median(baseline.map((one) => one.peakRss))))] : [];
   const common = ["--shape", shape, "--tokens", tokens, "--steps", values.steps, "--threads", values.threads];
   const layers = values.layers === undefined ? [] : ["--layers", values.layers];
-  const child = Bun.spawn([...commandOf(system)!, ...common, ...layers, ...system.args, ...memory], { stdout: "pipe", stderr: "pipe" });
+  const child = Bun.spawn([...commandOf(system)!, ...common, ...layers, ...system.args, ...memory], {
+    stdout: "pipe",
+    stderr: "pipe",
+  });
   const [output, errors] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
   if ((await child.exited) !== 0) throw new Error(`${system.label}, ${shape}, ${tokens} tokens failed:\n${errors}`);
   return JSON.parse(output.split("\n").find((line) => line.startsWith("{"))!) as Run;

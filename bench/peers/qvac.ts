@@ -113,7 +113,9 @@ await child.exited;
 if (ends.length < Math.min(2, steps)) throw new Error(`QVAC made ${ends.length} steps:\n${await errors}`);
 const later = ends.slice(1).map((end, i) => ({ seconds: end.at - ends[i]!.at, cpu: end.cpu - ends[i]!.cpu }));
 const stepSeconds = median(later.map(({ seconds }) => seconds));
-const { version } = JSON.parse(readFileSync(join(values.modules, "@qvac/llm-llamacpp/package.json"), "utf8")) as { version: string };
+const { version } = JSON.parse(readFileSync(join(values.modules, "@qvac/llm-llamacpp/package.json"), "utf8")) as {
+  version: string;
+};
 console.log(
   JSON.stringify({
     system: "qvac",

@@ -106,7 +106,9 @@ function isShort(
   { m, n, k, c, transA, transB, aType = "f32", bType = "f32", quantised, clip }: Product,
 ): boolean {
   const isPlain = transA === true && !transB && aType === "f32" && bType === "f32" && !quantised && !clip && !c?.row;
-  return native?.thin === true && isPlain && Math.min(m, n) <= MOST_SHORT && Math.max(m, n) >= LEAST_LONG && k >= LEAST_SHORT_TERMS;
+  return (
+    native?.thin === true && isPlain && Math.min(m, n) <= MOST_SHORT && Math.max(m, n) >= LEAST_LONG && k >= LEAST_SHORT_TERMS
+  );
 }
 
 /** Most rows, and terms, of a product that is computed from codes as they are. */

@@ -83,6 +83,10 @@ const SHORT_CASES: readonly Case[] = [
   { m: 12, n: 200, k: 100, transA: 1, addend: "matrix" },
   { m: 64, n: 1000, k: 250, transA: 1, addend: "matrix", alpha: 0.5 },
   { m: 1000, n: 64, k: 250, transA: 1, addend: "matrix" },
+  // Several chains of products.
+  { m: 24, n: 130, k: 1500, transA: 1, addend: "matrix" },
+  { m: 130, n: 8, k: 1025, transA: 1, addend: "matrix", alpha: 0.5 },
+  { m: 16, n: 200, k: 1100, transA: 1 },
   // More columns than a thread takes at a time.
   { m: 20, n: 7001, k: 60, transA: 1, addend: "matrix" },
   { m: 7001, n: 20, k: 60, transA: 1, alpha: 2 },

@@ -264,6 +264,7 @@ function multiply(a: Assembler, rows: number): void {
   a.addConstant(addend, 128);
 
   a.place(start);
+  // Where the next tile goes is asked for: rows of a wide output are in pages of their own, of which no processor reads ahead by itself.
   a.load32(RCX, at(RDI, MULTIPLY.outStride));
   a.move(line, out);
   each(() => {

@@ -59,7 +59,8 @@ describe.skipIf(pointwiseRoutines() === null)("what is computed element by eleme
   const graphOf = (op: OpDef<{ approximate?: string }>, inputs: readonly TestTensor[], approximate: string | null) => {
     const builder = new GraphBuilder("pointwise");
     const names = inputs.map((tensor, i) => builder.input(`x${i}`, "boundary", { dtype: "f32", shape: tensor.shape }));
-    for (const name of builder.node(op, names, approximate === null ? {} : { approximate }, "forward")) builder.output({ name, role: "boundary" });
+    for (const name of builder.node(op, names, approximate === null ? {} : { approximate }, "forward"))
+      builder.output({ name, role: "boundary" });
     return { graph: builder.build(), feeds: new Map(inputs.map((tensor, i) => [`x${i}`, tensor])) };
   };
 
@@ -138,7 +139,9 @@ describe.skipIf(pointwiseRoutines() === null)("what is computed element by eleme
       test(`${rows} rows of ${columns} columns${isNarrow ? ", from bf16" : ""} scaled: the documented operations to the bit`, () => {
         const [from, x, scales] = [2 * PAGE, 4 * PAGE, 6 * PAGE];
         const [factor, negligible] = [Math.fround(0.37), Math.fround(1e-26)];
-        const values = numbers(rows * columns, 5).map((value) => (isNarrow ? floatOf((bitsOf(value) & 0xffff0000) >>> 0) : value));
+        const values = numbers(rows * columns, 5).map((value) =>
+          isNarrow ? floatOf((bitsOf(value) & 0xffff0000) >>> 0) : value,
+        );
         const factors = numbers(columns, 6).map((value, i) => (i % 3 === 0 ? value * 1e-26 : value));
         place(scales, columns).set(factors);
         new Uint16Array(memory.buffer, from, values.length).set(Array.from(values, (value) => bitsOf(value) >>> 16));
