@@ -210,7 +210,7 @@ export const SCALED = {
 
 /** Numbers that all formulas share, of exp(x) = 2^n (1 + r + r^2 q(r)), x = n ln 2 + r (assembly/math.ts). */
 const SHARED = {
-  perLn2: 1.4426950408889634,
+  perLn2: Math.LOG2E,
   /** Rounds n to an integer, and makes n + 127 of it in the low bits. */
   shift: 12582912 + 127,
   ln2High: 0.693359375,
