@@ -6,6 +6,7 @@
  * An element is C plus sums of at most CHAIN products each, in ascending order of k, whatever the threads: errors of a sum grow with its length.
  */
 import { threadCount, threadIndex, threadScratch } from "./command";
+import { ACROSS_COLUMNS, PIECE, PIECE_BYTES } from "./gemm-thin";
 import { F32 } from "./half";
 import { loadSome, storeSome } from "./lanes";
 import { thinAcross, thinTurn } from "./native";
@@ -13,11 +14,8 @@ import { thinAcross, thinTurn } from "./native";
 /** Terms that are summed one after the other. */
 const CHAIN: i32 = 512;
 
-/** As src/wasm/machine-code/layout.ts has them. */
-const PIECE: i32 = 128;
-const PIECE_BYTES: i32 = 24576;
+/** Rows of a tile, as src/wasm/machine-code/layout.ts has it. */
 const ACROSS_ROWS: i32 = 8;
-const ACROSS_COLUMNS: i32 = 48;
 
 /** Most rows, as src/ops/gemm-kernels.ts has it, and most columns at a time: sums and what they are turned into fit the scratch. */
 const MOST_ROWS: i32 = 64;

@@ -11,11 +11,11 @@ import { BF16, F32, floatBytes } from "./half";
 import { thinAcross, thinAlong, thinTurn } from "./native";
 
 /** Terms of a piece, room for one, and columns of tiles: as src/wasm/machine-code/layout.ts has them. */
-const PIECE: i32 = 128;
+export const PIECE: i32 = 128;
 const LEAST_PIECE: i32 = 32;
-const PIECE_BYTES: i32 = 24576;
+export const PIECE_BYTES: i32 = 24576;
 const ALONG_COLUMNS: i32 = 14;
-const ACROSS_COLUMNS: i32 = 48;
+export const ACROSS_COLUMNS: i32 = 48;
 /** Columns at which tiles and blocks of codes both begin. */
 const CODE_COLUMNS: i32 = 192;
 

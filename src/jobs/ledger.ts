@@ -86,8 +86,8 @@ interface Part {
   held: number;
   /** Told its first budget; null: it has it. */
   start: ((budget: number) => void) | null;
-  /** The limit that it has been asked for and has not confirmed. */
-  asked: number | null;
+  /** The limit that it was asked for last and has not confirmed. */
+  asked: { readonly bytes: number } | null;
 }
 
 /** Share of the limit that stays free when memory is divided: answering takes small pieces of it without asking. */
@@ -130,14 +130,21 @@ export function createLedger({ limit, serving, watch = everySecond, patienceMs =
   };
 
   const ask = (job: string, part: Part, target: number): void => {
-    if (part.asked === target) return;
-    part.asked = target;
+    if (part.asked?.bytes === target) return;
+    const wish = { bytes: target };
+    part.asked = wish;
     void part.control!.resize(target).then((kept) => {
-      if (part.asked === target) part.asked = null;
+      const isNewest = part.asked === wish;
+      if (isNewest) part.asked = null;
       if (kept === null || parts.get(job) !== part) return;
-      part.held = kept;
-      // Its process has more of its own than was expected.
-      if (kept > target) part.need = { ...part.need, least: Math.max(part.need.least, kept) };
+      if (isNewest) {
+        part.held = kept;
+        // Its process has more of its own than was expected.
+        if (kept > target) part.need = { ...part.need, least: Math.max(part.need.least, kept) };
+      } else if (part.asked && part.asked.bytes <= kept) {
+        // Told what became of a wish that took this one's place: that says nothing of what the job cannot do without.
+        part.held = Math.min(part.held, kept);
+      }
       settle();
     });
   };
@@ -151,7 +158,7 @@ export function createLedger({ limit, serving, watch = everySecond, patienceMs =
       const target = wanted.get(part);
       if (target === undefined || part.start || part.held <= target) continue;
       if (free() < starting) ask(job, part, target);
-      isAsked ||= part.asked !== null && part.asked < part.held;
+      isAsked ||= part.asked !== null && part.asked.bytes < part.held;
     }
     for (const part of parts.values()) {
       const target = wanted.get(part);
@@ -244,7 +251,7 @@ export function createLedger({ limit, serving, watch = everySecond, patienceMs =
       const check = () => {
         if (free() >= 0) end(true);
         // Those that start have the last word: their first budget is not theirs yet.
-        else if ([...parts.values()].every(({ asked, held }) => asked === null || asked >= held)) end(false);
+        else if ([...parts.values()].every(({ asked, held }) => asked === null || asked.bytes >= held)) end(false);
       };
       const timer = setTimeout(() => end(false), patienceMs);
       waiting.add(check);

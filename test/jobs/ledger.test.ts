@@ -34,6 +34,8 @@ interface FakeJob {
   readonly started: Promise<number> | null;
   /** Confirms the newest limit, or another one that it keeps instead. */
   confirm(kept?: number): Promise<void>;
+  /** Confirms the oldest limit that is not confirmed. */
+  confirmFirst(kept: number): Promise<void>;
 }
 
 const ledgers: Ledger[] = [];
@@ -67,6 +69,10 @@ function make(options: Partial<LedgerOptions> & { held?: () => number; promised?
         for (const resolve of waiting) resolve(kept);
         await Bun.sleep(0);
       },
+      async confirmFirst(kept) {
+        answer.shift()!(kept);
+        await Bun.sleep(0);
+      },
     };
   };
   const sum = () => [...ledger.jobs.values()].reduce((bytes, held) => bytes + held, 0);
@@ -74,6 +80,45 @@ function make(options: Partial<LedgerOptions> & { held?: () => number; promised?
 }
 
 describe("the ledger", () => {
+  test("of several limits that a job is asked for meanwhile the newest counts: that it keeps more than an older one pins it to nothing", async () => {
+    let held = 0;
+    const { ledger, add, look } = make({ held: () => held });
+    const job = add("job", 1000, 9000);
+    expect(await job.started).toBe(6300);
+    // What answering holds goes up and down, each time a little.
+    for (held of [200, 300, 250]) look();
+    expect(job.asked).toEqual([6100, 6000, 6050]);
+    await job.confirm();
+    expect(ledger.jobs.get("job")).toBe(6050);
+    held = 3000;
+    const room = ledger.makeRoom(0);
+    expect(job.asked.at(-1)).toBe(3300);
+    await job.confirm();
+    expect(await room).not.toBeNull();
+  });
+
+  test("a limit that is confirmed when another one has been asked for already: what it gave is free at once, what the job may grow into is not", async () => {
+    let held = 0;
+    const { ledger, add, look } = make({ held: () => held });
+    const job = add("job", 1000, 9000);
+    await job.started;
+    for (held of [1000, 1200]) look();
+    expect(job.asked).toEqual([5300, 5100]);
+    // The process had heard of the first one alone.
+    await job.confirmFirst(5300);
+    expect([ledger.jobs.get("job"), ledger.free]).toEqual([5300, 0]);
+    await job.confirm();
+    expect([ledger.jobs.get("job"), ledger.free]).toEqual([5100, 100]);
+    held = 2000;
+    look();
+    expect(job.asked.at(-1)).toBe(4300);
+    held = 0;
+    for (let i = 0; i < 3; i++) look();
+    expect(job.asked.at(-1)).toBe(6300);
+    await job.confirmFirst(4300);
+    expect(ledger.jobs.get("job")).toBe(6300);
+  });
+
   test("gives a job what is free, takes it back for another one when that is confirmed, and gives it back behind that one's end", async () => {
     const { ledger, add, sum } = make();
     const first = add("first", 1000, 9000);

@@ -67,13 +67,12 @@ slowTest("a model that is larger than what is there for it answers and is traine
 slowTest(
   "so do a server and two jobs for which there is not enough: the limit of the first falls and rises, and no bit changes",
   async () => {
-    const size = { layers: 24, batch: 8, steps: 12, second: 3, other: 768, compares: true };
+    const size = { layers: 24, batch: 8, steps: 16, second: 8, other: 768, compares: true };
     const { limit, most, limits, hasSameBits } = await trainBesideAnswers(join(folder, "large"), "1000MiB", size);
     expect(hasSameBits).toBe(true);
     expect(most).toBeLessThanOrEqual(1.02 * limit);
     const lowest = limits.indexOf(Math.min(...limits));
-    // For the second job; for the large model either of the two gives way, whichever comes to the end of a micro-batch first.
-    expect(limits[lowest]!).toBeLessThan(0.95 * limits[0]!);
-    if (limits[lowest]! < 0.9 * limits[0]!) expect(limits.at(-1)!).toBeGreaterThan(1.1 * limits[lowest]!);
+    expect(limits[lowest]!).toBeLessThan(0.9 * limits[0]!);
+    expect(limits.at(-1)!).toBeGreaterThan(1.1 * limits[lowest]!);
   },
 );

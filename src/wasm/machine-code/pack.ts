@@ -36,7 +36,7 @@ export interface Bf16Operand {
 }
 
 /** A routine: the addresses of its arguments, and of what offsets in them count from. */
-type Routine = (args: number, base: number) => void;
+export type Routine = (args: number, base: number) => void;
 
 /** Makes a routine callable on this thread. */
 export function routineAt(address: number): Routine {

@@ -2,7 +2,7 @@
 import type { Address } from "../../runtime/executor.ts";
 import type { PointwiseAddresses } from "./executable.ts";
 import { ACTIVATION, EXPONENTIALS, LANES, NUMBERS, NUMBERS_AT, POINTWISE_SCRATCH, SCALED } from "./layout.ts";
-import { bits, routineAt } from "./pack.ts";
+import { bits, type Routine, routineAt } from "./pack.ts";
 
 /** Routines of assembly/native.ts by the same names. Each says whether it did anything: 0 where there is no machine code. */
 export interface PointwiseCalls {
@@ -40,8 +40,8 @@ export function createPointwiseCalls(
   addresses: PointwiseAddresses,
 ): PointwiseCalls {
   const [swiglu, swigluGrad] = [routineAt(addresses.swiglu), routineAt(addresses.swigluGrad)];
-  const [geluExact, geluTanh] = [routineAt(addresses.gelu.exact), routineAt(addresses.gelu.tanh)];
-  const [geluGradExact, geluGradTanh] = [routineAt(addresses.geluGrad.exact), routineAt(addresses.geluGrad.tanh)];
+  const gelu = { exact: routineAt(addresses.gelu.exact), tanh: routineAt(addresses.gelu.tanh) };
+  const geluGrad = { exact: routineAt(addresses.geluGrad.exact), tanh: routineAt(addresses.geluGrad.tanh) };
   const { f32, bf16 } = addresses.exponentials;
   const exponentials = { f32: routineAt(f32), bf16: bf16 === null ? null : routineAt(bf16) };
   const scaled = { f32: routineAt(addresses.scaled.f32), bf16: routineAt(addresses.scaled.bf16) };
@@ -53,40 +53,22 @@ export function createPointwiseCalls(
     words[steps / 4] = Math.ceil(count / LANES);
     words[mask / 4] = bits(((count - 1) % LANES) + 1);
   };
+  /** Calls an activation; operands that it does not have are 0. */
+  const activate = (routine: Routine, x: Address, up: Address, dy: Address, y: Address, dup: Address, n: number): number => {
+    words[ACTIVATION.x / 4] = x;
+    words[ACTIVATION.up / 4] = up;
+    words[ACTIVATION.dy / 4] = dy;
+    words[ACTIVATION.y / 4] = y;
+    words[ACTIVATION.dup / 4] = dup;
+    setSteps(n, ACTIVATION.steps, ACTIVATION.mask);
+    routine(args, base);
+    return 1;
+  };
   return {
-    swiglu(gate, up, y, n) {
-      words[ACTIVATION.x / 4] = gate;
-      words[ACTIVATION.up / 4] = up;
-      words[ACTIVATION.y / 4] = y;
-      setSteps(n, ACTIVATION.steps, ACTIVATION.mask);
-      swiglu(args, base);
-      return 1;
-    },
-    swigluGrad(gate, up, dy, dgate, dup, n) {
-      words[ACTIVATION.x / 4] = gate;
-      words[ACTIVATION.up / 4] = up;
-      words[ACTIVATION.dy / 4] = dy;
-      words[ACTIVATION.y / 4] = dgate;
-      words[ACTIVATION.dup / 4] = dup;
-      setSteps(n, ACTIVATION.steps, ACTIVATION.mask);
-      swigluGrad(args, base);
-      return 1;
-    },
-    gelu(x, y, n, tanh) {
-      words[ACTIVATION.x / 4] = x;
-      words[ACTIVATION.y / 4] = y;
-      setSteps(n, ACTIVATION.steps, ACTIVATION.mask);
-      (tanh ? geluTanh : geluExact)(args, base);
-      return 1;
-    },
-    geluGrad(x, dy, dx, n, tanh) {
-      words[ACTIVATION.x / 4] = x;
-      words[ACTIVATION.dy / 4] = dy;
-      words[ACTIVATION.y / 4] = dx;
-      setSteps(n, ACTIVATION.steps, ACTIVATION.mask);
-      (tanh ? geluGradTanh : geluGradExact)(args, base);
-      return 1;
-    },
+    swiglu: (gate, up, y, n) => activate(swiglu, gate, up, 0, y, 0, n),
+    swigluGrad: (gate, up, dy, dgate, dup, n) => activate(swigluGrad, gate, up, dy, dgate, dup, n),
+    gelu: (x, y, n, tanh) => activate(tanh ? gelu.tanh : gelu.exact, x, 0, 0, y, 0, n),
+    geluGrad: (x, dy, dx, n, tanh) => activate(tanh ? geluGrad.tanh : geluGrad.exact, x, 0, dy, dx, 0, n),
     exponentials(x, kept, most, sum, rows, columns) {
       const routine = kept === 0 ? exponentials.f32 : exponentials.bf16;
       if (routine === null) return 0;
