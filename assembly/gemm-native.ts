@@ -4,7 +4,7 @@
  */
 import { partEnd, partStart, THREAD_SCRATCH, threadCount, threadIndex, threadScratch } from "./command";
 import { F32, floatBytes } from "./half";
-import { MATRIX, product, ROW, takesBf16, typedProduct } from "./native";
+import { int8Product, MATRIX, product, ROW, takesBf16, typedProduct } from "./native";
 
 /** Fewest rows of a native product. */
 export const NATIVE_ROWS: i32 = 16;
@@ -109,4 +109,20 @@ export function nativeProduct(
       else product(more, threadScratch, right, out + skipped, out + skipped, width, n, count, true, transB, MATRIX);
     }
   }
+}
+
+/**
+ * out[m, n] = alpha A B^T + c of 8-bit codes, B [n, k] with its scales: this thread's rows, since quantising those of A costs more than packing B. `ldc` is 0 for one
+ * row that is added to all.
+ */
+export function int8Rows(
+  a: usize, codes: usize, scales: usize, c: usize, ldc: i32, out: usize, m: i32, n: i32, k: i32, alpha: f32,
+): void {
+  const first = partRow(m, m / UNIT, threadIndex, threadCount);
+  const rows = partRow(m, m / UNIT, threadIndex + 1, threadCount) - first;
+  if (rows == 0) return;
+  const added = c ? c + ((<usize>first * ldc) << 2) : 0;
+  int8Product(
+    a + ((<usize>first * k) << 2), codes, scales, added, ldc << 2, out + ((<usize>first * n) << 2), rows, n, k, alpha,
+  );
 }

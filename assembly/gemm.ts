@@ -2,10 +2,10 @@ import { adaptedRows } from "./adapted-rows";
 import { float, int, pointer, threadCount, threadIndex, threadScratch } from "./command";
 import { columnProduct } from "./gemm-columns";
 import { fewNative } from "./gemm-few-native";
-import { NATIVE_ROWS, nativeProduct } from "./gemm-native";
+import { int8Rows, NATIVE_ROWS, nativeProduct } from "./gemm-native";
 import { shortProduct } from "./gemm-short";
 import { thinProduct } from "./gemm-thin";
-import { FEW_SESSION, sessionOf } from "./native";
+import { FEW_SESSION, INT8_SESSION, sessionOf } from "./native";
 import { Opcode } from "./opcodes";
 
 // @ts-ignore: decorator
@@ -54,6 +54,10 @@ export function gemmCommand(opcode: u32): void {
   const session = sessionOf(int(11), int(12));
   if (session == FEW_SESSION) {
     fewNative(int(6), pointer(0), pointer(1), pointer(5), cMode ? pointer(2) : 0, cMode == 1 ? n : 0, pointer(3), m, n, k, float(8));
+    return;
+  }
+  if (session == INT8_SESSION) {
+    int8Rows(pointer(0), pointer(1), pointer(5), cMode ? pointer(2) : 0, cMode == 1 ? n : 0, pointer(3), m, n, k, float(8));
     return;
   }
   if (int(15) == THIN && k > 0) {

@@ -58,6 +58,16 @@ export declare function fewProduct(
 /** The session of products of few rows with a quantised matrix. */
 export const FEW_SESSION: f64 = 4504699138998272.0;
 
+/** The session of products of f32 rows, quantised on the way, with a matrix of Q8. */
+export const INT8_SESSION: f64 = 4505798650626048.0;
+
+/** out[m, n] = alpha A B^T + c: `Int8Product` of src/wasm/machine-code/int8-product.ts. */
+// @ts-ignore: decorator
+@external("native", "int8")
+export declare function int8Product(
+  a: usize, codes: usize, scales: usize, c: usize, cStride: i32, out: usize, m: i32, n: i32, k: i32, alpha: f32,
+): void;
+
 /** Products of some rows with a large matrix: `ThinProduct` of src/wasm/machine-code/thin-product.ts. */
 // @ts-ignore: decorator
 @external("native", "turn")

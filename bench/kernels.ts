@@ -2,10 +2,10 @@
  * Matrix products and the fused head against the register-only peak of this machine, measured in the same process and
  * minute.
  *
- *     bun bench/kernels.ts [gemm] [bf16] [head]
+ *     bun bench/kernels.ts [gemm] [bf16] [int8] [head]
  *
  * gemm: GFLOP/s and share of one thread's peak, for one and for two threads (per thread). bf16: the same of products in bf16 by machine code,
- * on the shapes of a step, beside the peak of `vdpbf16ps`. head: time of LinearCrossEntropyGrad beside that of its bare products on all rows at once. Medians, and the best run in brackets:
+ * on the shapes of a step, beside the peak of `vdpbf16ps`. int8: those of the forward pass with weights of 8-bit codes, beside the peak of `vpdpbusd`. head: time of LinearCrossEntropyGrad beside that of its bare products on all rows at once. Medians, and the best run in brackets:
  * on a busy machine the best is the better estimate.
  */
 import type { TensorType } from "../src/graph/types.ts";
@@ -24,8 +24,8 @@ interface Product {
   readonly k: number;
   readonly transA?: 1;
   readonly transB?: 1;
-  /** Type of B in memory. */
-  readonly weight?: FloatType;
+  /** Type of B in memory; i8: codes with scales. */
+  readonly weight?: FloatType | "i8";
   /** Added in place. */
   readonly sum?: true;
   readonly what: string;
@@ -63,6 +63,10 @@ const BF16_PRODUCTS: readonly Product[] = [
   { m: 512, n: 896, k: 4864, transB: 1, weight: "bf16", what: "its down" },
   { m: 512, n: 4864, k: 896, weight: "bf16", what: "its gradient" },
 ];
+
+const INT8_PRODUCTS: readonly Product[] = BF16_PRODUCTS.filter(({ transB, n }) => transB === 1 && n < 16384).map(
+  (product): Product => ({ ...product, weight: "i8" }),
+);
 
 const f32 = (...shape: number[]): TensorType => ({ dtype: "f32", shape });
 const rate = (operations: number, seconds: number): number => operations / seconds / 1e9;
@@ -138,6 +142,11 @@ if (wants("gemm")) await benchProducts(executors, "wasm", PRODUCTS);
 if (wants("bf16")) {
   const machine = await open("bf16");
   await benchProducts(machine, "bf16", BF16_PRODUCTS);
+  for (const executor of machine) executor.close();
+}
+if (wants("int8")) {
+  const machine = await open("int8");
+  await benchProducts(machine, "int8", INT8_PRODUCTS);
   for (const executor of machine) executor.close();
 }
 if (wants("head")) for (const executor of executors) benchHead(executor);

@@ -1,5 +1,5 @@
 /**
- * The most that a thread can do in WebAssembly SIMD, and in machine code with `vdpbf16ps`. WebAssembly: 14 independent chains x = x * m + c in registers, no memory. With
+ * The most that a thread can do in WebAssembly SIMD, and in machine code with `vdpbf16ps` and `vpdpbusd`. WebAssembly: 14 independent chains x = x * m + c in registers, no memory. With
  * m and c that makes 16 registers, all that x86-64 has. Several threads at a time may reach less each: processors of a
  * virtual machine can be two halves of one core.
  */
@@ -12,10 +12,14 @@ import { type Timing, time } from "./time.ts";
 const CHAINS = 14;
 const UNROLLED = 4;
 
+/** Sums in registers of machine code. */
+const SUMS = 24;
+
 /** What is measured, by its name: makes a function that computes `rounds` rounds, of so many floating-point operations each. */
 const UNITS = {
   wasm: { operations: UNROLLED * CHAINS * 2 * 4, make: wasmKernel },
-  bf16: { operations: 24 * 2 * 32, make: bf16Kernel },
+  bf16: { operations: SUMS * 2 * 32, make: () => machineKernel("vdpbf16ps") },
+  int8: { operations: SUMS * 2 * 64, make: () => machineKernel("vpdpbusd") },
 };
 type Unit = keyof typeof UNITS;
 
@@ -52,13 +56,13 @@ function wasmKernel(): (rounds: number) => unknown {
   return exports["peak"] as (rounds: number) => number;
 }
 
-/** 24 sums, each of its own register, of which no product waits for another one's. */
-function bf16Kernel(): (rounds: number) => unknown {
+/** Sums, each of its own register, of which no product waits for another one's. */
+function machineKernel(product: "vdpbf16ps" | "vpdpbusd"): (rounds: number) => unknown {
   const a = createAssembler();
   for (let i = 0; i < 32; i++) a.vector("vpxord", i, i, i);
   const next = a.label();
   a.place(next);
-  for (let i = 0; i < 24; i++) a.vector("vdpbf16ps", i, 24 + (i & 3), 28 + (i & 3));
+  for (let i = 0; i < SUMS; i++) a.vector(product, i, SUMS + (i & 3), SUMS + 4 + (i & 3));
   a.addConstant(RDI, -1);
   a.jumpIf("notEqual", next);
   a.vzeroupper();

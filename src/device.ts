@@ -12,7 +12,7 @@ export const DEVICES = ["auto", "wasm", "ort-cpu", "cuda", "webgpu"] as const;
 export type DeviceName = (typeof DEVICES)[number];
 
 /** The values of `--matmul`. */
-export const MATMUL_CHOICES = ["auto", "wasm", "native", "bf16"] as const satisfies MatmulChoice[];
+export const MATMUL_CHOICES = ["auto", "wasm", "native", "bf16", "int8"] as const satisfies MatmulChoice[];
 
 export interface DeviceOptions {
   readonly device: DeviceName;
@@ -52,12 +52,13 @@ export interface Device {
  */
 export async function openDevice(options: DeviceOptions): Promise<Device> {
   const { device, matmul } = options;
-  if (matmul === "bf16" && device !== "auto" && device !== "wasm")
-    throw new UserError(`--matmul bf16 is of --device wasm, but --device is ${device}; leave one of the two out`);
+  const isOfWasm = matmul === "bf16" || matmul === "int8";
+  if (isOfWasm && device !== "auto" && device !== "wasm")
+    throw new UserError(`--matmul ${matmul} is of --device wasm, but --device is ${device}; leave one of the two out`);
   switch (device) {
     case "auto":
       // Who asks for the products of one device asks for that device.
-      return matmul === "bf16" ? openWasm(options, null) : openAuto(options);
+      return isOfWasm ? openWasm(options, null) : openAuto(options);
     case "wasm":
       return openWasm(options, null);
     case "ort-cpu":

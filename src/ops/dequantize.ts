@@ -56,6 +56,11 @@ export function matrixShape(format: Quantised, [rows, width]: Shape): [number, n
   return [rows!, width! * FORMATS[format].codes];
 }
 
+/** The number by which a kernel command names a format. */
+export function quantisedCode(format: Quantised): number {
+  return FORMATS[format].code;
+}
+
 /** The number by which a kernel command names the format of codes. */
 export function kernelFormat(codes: TensorType): number {
   return FORMATS[formatOfCodes(codes)!].code;

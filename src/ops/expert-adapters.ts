@@ -1,6 +1,6 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { type TensorType } from "../graph/types.ts";
-import { emitGemm, type Product } from "./gemm-kernels.ts";
+import { emitGemm, type Product, type ProductEmitter } from "./gemm-kernels.ts";
 import type { KernelEmitter, Operand, Scratch } from "./types.ts";
 
 /**
@@ -82,14 +82,13 @@ interface DownBack {
 /** What the lowering of a mixture adds to the products of its matrices. All do nothing, and give null, where there is no pair. */
 export interface ExpertUpdates {
   readonly isDownTrained: boolean;
-  addGateUp(e: Emitter, expert: number, count: Operand, x: Operand, gate: Operand, up: Operand): GateUpBack | null;
+  addGateUp(e: ProductEmitter, expert: number, count: Operand, x: Operand, gate: Operand, up: Operand): GateUpBack | null;
   /** y += the update of h. */
-  addDown(e: Emitter, expert: number, count: Operand, h: Operand, y: Operand): void;
+  addDown(e: ProductEmitter, expert: number, count: Operand, h: Operand, y: Operand): void;
   /** dh += what the update gives of dy. */
-  addDownBack(e: Emitter, expert: number, count: Operand, dy: Operand, dh: Operand): DownBack | null;
+  addDownBack(e: ProductEmitter, expert: number, count: Operand, dy: Operand, dh: Operand): DownBack | null;
 }
 
-type Emitter = Pick<KernelEmitter, "emit" | "scratch" | "native" | "few">;
 
 type Attrs = ExpertRanks & { readonly activation: ExpertActivation };
 
@@ -169,7 +168,7 @@ interface ExpertPair {
 interface Pair {
   readonly isTrained: boolean;
   /** The pair of an expert, whose part of B is taken. @param count how many tokens it has */
-  of(e: Emitter, expert: number, count: Operand): ExpertPair;
+  of(e: ProductEmitter, expert: number, count: Operand): ExpertPair;
 }
 
 /** @param at the place of A among the inputs; B follows. Of a gradient operator, outputs have the places of inputs less 2. */

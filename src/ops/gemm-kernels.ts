@@ -1,9 +1,10 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import type { FloatType } from "../base/dtype.ts";
-import { kernelFormat, QUANTISED_BLOCK } from "./dequantize.ts";
+import { kernelFormat, QUANTISED_BLOCK, quantisedCode } from "./dequantize.ts";
 import { HALF_CODE } from "./half.ts";
 import {
   FEW_SESSION,
+  INT8_SESSION,
   type KernelEmitter,
   type Operand,
   type ProductShape,
@@ -54,15 +55,19 @@ const MOST_COLUMN_TERMS = 7168;
 /** A half or quantised weight is widened for a native product if it has at most so many bytes then. */
 const MOST_WIDENED = 64 * 2 ** 20;
 
-export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native" | "few">, product: Product): void {
+/** What products are emitted into. */
+export type ProductEmitter = Pick<KernelEmitter, "emit" | "scratch" | "native" | "few" | "isGradient">;
+
+export function emitGemm(e: ProductEmitter, product: Product): void {
   const { a, b, c, out, m, n, k, transA, transB, aType = "f32", bType = "f32", quantised, alpha = 1, clip } = product;
   const mode = !c ? 0 : c.row ? 2 : 1;
   const clipped = clip ? { m: 1, k: 2 }[clip.dim] : 0;
-  const session = nativeSession(e, product);
+  const session = isInt8(e, product) ? { whole: INT8_SESSION, more: 0 } : nativeSession(e, product);
   let [right, rightType, scales] = [b, quantised?.format ?? HALF_CODE[bType], quantised?.scales ?? null];
   const few = session === null && isFew(e, product) ? FEW_SESSION : 0;
   const byColumns = session !== null && product.byColumns === true && !takesBf16(session.whole);
-  const isTaken = session !== null && takesBf16(session.whole) && rightType === HALF_CODE.bf16;
+  const isTaken =
+    session !== null && (session.whole === INT8_SESSION || (takesBf16(session.whole) && rightType === HALF_CODE.bf16));
   if (session !== null && rightType !== HALF_CODE.f32 && !isTaken && !byColumns) {
     right = product.widened?.() ?? e.scratch(4 * k * n);
     if (quantised) e.emit(Opcode.Dequantize, [b, scales, right], [(k * n) / QUANTISED_BLOCK, rightType]);
@@ -95,6 +100,21 @@ export function emitGemm(e: Pick<KernelEmitter, "emit" | "scratch" | "native" | 
 const THIN = 2;
 /** A^T B of few rows or columns by machine code. */
 const SHORT = 3;
+/** Fewest rows, columns and terms from which products of codes pay for the packing of both. */
+const LEAST_INT8 = { m: 32, n: 64, k: 64 } as const;
+const Q8 = quantisedCode("q8");
+
+/**
+ * Tells whether values are quantised for a product: those of the forward pass, of which a block of terms is about equally large. Gradients are not, whose
+ * small ones would be lost.
+ */
+function isInt8({ native, isGradient }: Pick<KernelEmitter, "native" | "isGradient">, product: Product): boolean {
+  const { a, m, n, k, transA, transB, aType = "f32", quantised, clip, byColumns } = product;
+  const isPlain = !transA && transB === true && aType === "f32" && !clip && !byColumns;
+  const isLarge = m >= LEAST_INT8.m && n >= LEAST_INT8.n && k >= LEAST_INT8.k;
+  return native?.int8 === true && quantised?.format === Q8 && isPlain && isLarge && !(typeof a === "string" && isGradient(a));
+}
+
 /** Most of the few, as assembly/gemm-short.ts has it; fewest of the others, and of terms, from which two calls for each thread pay. */
 const MOST_SHORT = 64;
 const LEAST_LONG = 128;

@@ -1,10 +1,10 @@
 import { Opcode } from "../../assembly/opcodes.ts";
 import { lazily } from "../base/lazily.ts";
 import { byteLength } from "../graph/types.ts";
-import { emitGemm, type Product } from "./gemm-kernels.ts";
+import { emitGemm, type Product, type ProductEmitter } from "./gemm-kernels.ts";
 import type { KernelEmitter, OffsetOperand, Operand } from "./types.ts";
 
-type Emitter = Pick<KernelEmitter, "emit" | "scratch" | "native" | "few" | "type" | "isWeight">;
+type Emitter = ProductEmitter & Pick<KernelEmitter, "type" | "isWeight">;
 
 /**
  * Elements of a page of a weight: 32 MiB when they are widened to f32. A large weight is multiplied page by page, each a range of its rows, so

@@ -98,6 +98,8 @@ export interface KernelEmitter<A extends Attrs = Attrs> {
   emit(opcode: Opcode, operands: readonly Operand[], scalars: readonly Scalar[]): void;
   /** True for a weight, which may lie in its file until a command reads it. */
   isWeight(value: string): boolean;
+  /** True for what is computed from gradients. */
+  isGradient(value: string): boolean;
   /** A native library that commands may use; null: none here. */
   readonly native: NativeLibrary | null;
   /** Products of few rows with quantised weights go by FEW_SESSION. */
@@ -131,6 +133,8 @@ export interface NativeLibrary {
   product(product: ProductKind | ProductShape): number;
   /** Machine code computes products by columns, from weights as they are stored. */
   readonly thin: boolean;
+  /** Values are quantised to 8 bits for products with 8-bit codes, which go by INT8_SESSION. */
+  readonly int8: boolean;
   /** An operation on each row, or on each element. */
   unary(op: "Softmax" | "Exp"): number;
 }
@@ -140,6 +144,9 @@ export const BF16_SESSION = 2 ** 52;
 
 /** The session of products of a few rows with a quantised matrix, which stays quantised. */
 export const FEW_SESSION = BF16_SESSION + 2 ** 40;
+
+/** The session of products of rows that are quantised on the way with a matrix of 8-bit codes. */
+export const INT8_SESSION = BF16_SESSION + 2 ** 41;
 
 /** True if the operands of a session's products may be bf16 in memory. */
 export function takesBf16(session: number): boolean {

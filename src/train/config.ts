@@ -202,7 +202,7 @@ export const trainConfigSchema = z.strictObject({
     .enum(MATMUL_CHOICES)
     .default("auto")
     .describe(
-      "matrix products by WebAssembly kernels, by ONNX Runtime's native ones, or in bf16 with sums in f32; auto: native where the library loads",
+      "matrix products by WebAssembly kernels, by ONNX Runtime's native ones, in bf16 with sums in f32, or in int8 with the weights of --quantize q8; auto: native where the library loads",
     ),
 
   ...NODE_FLAGS,
@@ -329,7 +329,7 @@ export const HELP_GROUPS = [
   {
     keys: ["threads", "matmul"],
     description:
-      "CPU threads (all), and what multiplies matrices on wasm: WebAssembly, ONNX Runtime, or machine code in bf16 (auto)",
+      "CPU threads (all), and what multiplies matrices on wasm: WebAssembly, ONNX Runtime, or machine code in bf16 or int8 (auto)",
   },
   {
     keys: ["activationMemory", "memory"],
@@ -426,9 +426,15 @@ export function sequenceLengthOf(config: Pick<TrainConfig, "sequenceLength">, co
   return config.sequenceLength ?? Math.min(SEQUENCE_LENGTH, contextLimit);
 }
 
-/** @throws {UserError} quantised weights although all are to be trained */
-export function checkQuantize(config: Pick<TrainConfig, "method" | "lastLayers" | "quantize" | "quantizeEmbedding">): void {
-  const { method, lastLayers, quantize, quantizeEmbedding } = config;
+/** @throws {UserError} quantised weights although all are to be trained, or products of 8-bit codes without such weights */
+export function checkQuantize(
+  config: Pick<TrainConfig, "method" | "lastLayers" | "quantize" | "quantizeEmbedding" | "matmul">,
+): void {
+  const { method, lastLayers, quantize, quantizeEmbedding, matmul } = config;
+  if (matmul === "int8" && quantize !== "q8")
+    throw new UserError(
+      `--matmul int8 multiplies weights that are 8-bit integers and needs --quantize q8; got ${quantize === "off" ? "none" : `--quantize ${quantize}`}`,
+    );
   const asked = quantize === "off" ? "--quantize-embedding" : `--quantize ${quantize}`;
   if (method === "full" && lastLayers === undefined && (quantize !== "off" || quantizeEmbedding))
     throw new UserError(`${asked} is for frozen weights and needs --method lora; got --method full, which trains them all`);

@@ -76,7 +76,7 @@ export function fingerprint(
   const later = LATER_KEYS.filter((key) => config[key] !== undefined && config[key] !== "none");
   return [
     ...settings,
-    ...(config.matmul === "bf16" ? [`matmul bf16 ${bf16Kernel()}`] : []),
+    ...(config.matmul === "bf16" || config.matmul === "int8" ? [`matmul ${config.matmul} ${bf16Kernel()}`] : []),
     ...(config.nodes === undefined ? [] : ["gradients of micro-batches summed one by one"]),
     ...(config.gradientEncoding === "f32" ? [] : [`gradientEncoding ${config.gradientEncoding}`]),
     ...objectiveFingerprint(config),

@@ -49,7 +49,7 @@ interface LiveNode {
 
 export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeLibrary | null = null, few = false): Lowered {
   const nodes = elideWidening(graph, liveNodes(graph, opOf));
-  const weights = new Set(weightInputs(graph));
+  const known = { weights: new Set(weightInputs(graph)), gradients: valuesFromGradients(graph) };
   const commands: Command[][] = [];
   const scratch: Scratch[][] = [];
   const steps = nodes.map((live): Step => {
@@ -58,7 +58,7 @@ export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeL
     const half = live.outputs.map((name) => graph.types.get(name)).find((type) => type && isHalf(type));
     if (half && live.node.op !== "Cast" && !live.op.view)
       throw new Error(`graph ${graph.name}: there is no kernel that computes ${live.node.op} in ${half.dtype}`);
-    if (!live.op.view) live.op.lower(emitter(graph, live, weights, emitted, buffers, { native, few }));
+    if (!live.op.view) live.op.lower(emitter(graph, live, known, emitted, buffers, { native, few }));
     commands.push(emitted);
     scratch.push(buffers);
     const { inPlace = [], accumulates } = live.op;
@@ -85,7 +85,7 @@ export function lower(graph: Graph, opOf: (node: Node) => OpDef, native: NativeL
   /** An operand in a weight gets a slot of its own: the weight may be elsewhere when another command reads it. */
   const readOf = ({ slot, offset }: Place, bytes: number | undefined): Place => {
     const input = placement.slots[slot - 1];
-    if (input === undefined || !weights.has(input)) return { slot, offset };
+    if (input === undefined || !known.weights.has(input)) return { slot, offset };
     const length = bytes ?? byteLength(typeOf(graph, input)) - offset;
     const command = words.starts.length;
     const needed = skipped !== null && command < skipped.end ? skipped : null;
@@ -145,6 +145,13 @@ function partOf(operand: string | Scratch | OffsetOperand): OffsetOperand {
   return typeof operand === "string" || "scratch" in operand ? { base: operand, offset: 0 } : operand;
 }
 
+/** The gradients that enter the graph, and what is computed from them. */
+function valuesFromGradients({ inputs, nodes }: Graph): Set<string> {
+  const values = new Set(inputs.filter(({ role }) => role === "output-grad" || role === "carried-grad").map(({ name }) => name));
+  for (const node of nodes) if (node.inputs.some((name) => values.has(name))) for (const name of node.outputs) values.add(name);
+  return values;
+}
+
 /** The nodes whose results reach an output of the graph. */
 function liveNodes(graph: Graph, opOf: (node: Node) => OpDef): LiveNode[] {
   const used = new Set(graph.outputs.map((output) => output.name));
@@ -188,7 +195,7 @@ const isHalf = (type: TensorType): boolean => type.dtype === "bf16" || type.dtyp
 function emitter(
   graph: Graph,
   { node, inputs, scales, outputs }: LiveNode,
-  weights: ReadonlySet<string>,
+  { weights, gradients }: Readonly<Record<"weights" | "gradients", ReadonlySet<string>>>,
   commands: Command[],
   scratch: Scratch[],
   native: Pick<KernelEmitter, "native" | "few">,
@@ -207,6 +214,7 @@ function emitter(
       return buffer;
     },
     isWeight: (value) => weights.has(value),
+    isGradient: (value) => gradients.has(value),
     emit: (opcode, operands, scalars) => void commands.push({ opcode, operands, scalars }),
     ...native,
   };

@@ -3,13 +3,14 @@
  * the shared memory. Each kernel thread computes its own rows, on itself: no second thread pool, no copies, and results that
  * do not depend on the number of threads. Where the processor has AVX-512, machine code of our own (machine-code/thin.ts) computes products of experts, of few
  * rows each with matrices of their own, since the library packs a matrix anew for each, and gradients of adapters, since it takes no transposed matrix as it lies.
- * With `bf16` products of two large sides are computed in bf16, with sums in f32, by machine code too (machine-code/).
+ * With `bf16` products of two large sides are computed in bf16, with sums in f32, by machine code too (machine-code/). With `int8` those of the forward pass with
+ * weights of 8-bit codes are computed from codes of both, and the others as with `bf16` where the processor has it, else as with `native`.
  */
 import { type Pointer, ptr } from "bun:ffi";
 import { messageOf } from "../base/errors.ts";
 import { BF16_SESSION, type NativeLibrary, type ProductShape } from "../ops/types.ts";
 import type { Address } from "../runtime/executor.ts";
-import type { Bf16Addresses } from "./machine-code/executable.ts";
+import type { Bf16Addresses, Int8Addresses } from "./machine-code/executable.ts";
 import type { SharedMemory } from "./memory.ts";
 import type { LibraryBoot, NativeBoot } from "./native.ts";
 import { nodeModel, type SingleNode } from "./node-model.ts";
@@ -18,10 +19,10 @@ import { nodeModel, type SingleNode } from "./node-model.ts";
  * `auto`: native where the library loads; never `bf16`, which rounds. `codes`: WebAssembly, but for products of few rows with quantised
  * weights, which decoding is made of: machine code of our own computes these where it can, as beside the library.
  */
-export type MatmulChoice = "auto" | "wasm" | "native" | "bf16" | "codes";
+export type MatmulChoice = "auto" | "wasm" | "native" | "bf16" | "int8" | "codes";
 
 export interface MatmulProvider {
-  readonly name: "wasm" | "native" | "bf16";
+  readonly name: "wasm" | "native" | "bf16" | "int8";
   /** One sentence: which library, or why there is none. */
   readonly reason: string;
   /** The library for lowerings; null: there is none. */
@@ -34,19 +35,26 @@ const NAMES = ["A", "B", "C", "Y"];
 /** Bytes of a pointer and of a name of one letter. */
 const NAME_BYTES = 10;
 
-/** Chooses a provider. Never throws for `auto`. @throws {UserError} `native` or `bf16`, and something of it is not here */
+/** Chooses a provider. Never throws for `auto`. @throws {UserError} `native`, `bf16` or `int8`, and something of it is not here */
 export async function openMatmul(choice: MatmulChoice, shared: SharedMemory): Promise<MatmulProvider> {
   if (choice === "wasm") return { name: "wasm", reason: "as asked for", native: null, boot: null };
   if (choice === "codes") return { name: "wasm", reason: "as asked for", native: null, boot: await codesBoot(shared) };
   try {
-    return await openNative(shared, choice === "bf16" ? (await import("./machine-code/executable.ts")).bf16Routines() : null);
+    const code = await import("./machine-code/executable.ts");
+    const int8 = choice === "int8" ? code.int8Routines() : null;
+    const bf16 = choice === "bf16" || (int8 && code.hasBf16()) ? code.bf16Routines() : null;
+    return await openNative(shared, bf16, int8);
   } catch (error) {
     if (choice !== "auto") throw error;
     return { name: "wasm", reason: messageOf(error), native: null, boot: await codesBoot(shared) };
   }
 }
 
-async function openNative(shared: SharedMemory, bf16: Bf16Addresses | null): Promise<MatmulProvider> {
+async function openNative(
+  shared: SharedMemory,
+  bf16: Bf16Addresses | null,
+  int8: Int8Addresses | null,
+): Promise<MatmulProvider> {
   // Loaded only where it is used: a quarter of the start-up time.
   const [{ openEnvironment, LOG_ERRORS }, { cString, created, loadOrt }] = await Promise.all([
     import("../ort/environment.ts"),
@@ -88,19 +96,23 @@ async function openNative(shared: SharedMemory, bf16: Bf16Addresses | null): Pro
     memoryInfo,
     names,
     bf16,
+    int8,
   };
   const least = BF16_LEAST[bf16?.amx ? "amx" : "avx512"];
   const code = await import("./machine-code/executable.ts");
   const thin = code.thinRoutines();
+  const units = [...(int8 ? ["AVX512-VNNI"] : []), ...(bf16 ? [bf16.amx ? "AMX" : "AVX512-BF16"] : [])];
   const isBf16 = ({ m, n, k }: ProductShape) => m >= least.rows && n >= least.columns && k >= least.terms;
   return {
-    name: bf16 ? "bf16" : "native",
-    reason: bf16
-      ? `${bf16.amx ? "AMX" : "AVX512-BF16"}, with ONNX Runtime ${version}`
-      : `ONNX Runtime ${version}${thin === null ? "" : ", experts by AVX-512"}`,
+    name: int8 ? "int8" : bf16 ? "bf16" : "native",
+    reason:
+      units.length > 0
+        ? `${units.join(", ")}, with ONNX Runtime ${version}`
+        : `ONNX Runtime ${version}${thin === null ? "" : ", experts by AVX-512"}`,
     boot: { base, library, fewRows: code.fewRowsRoutines(), thin, pointwise: code.pointwiseRoutines() },
     native: {
       thin: thin !== null,
+      int8: int8 !== null,
       pays: bf16 ? (shape) => pays(shape) || isBf16(shape) : pays,
       product(product) {
         const { transA, transB, addend, alpha } = product;

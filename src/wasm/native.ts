@@ -2,9 +2,11 @@ import type { Pointer } from "bun:ffi";
 import { bindFunctions, text } from "../ort/library.ts";
 import { takesBf16 } from "../ops/types.ts";
 import type { Address } from "../runtime/executor.ts";
-import type { Bf16Addresses, FewRowsAddresses, PointwiseAddresses, ThinAddresses } from "./machine-code/executable.ts";
+import type { Bf16Addresses, FewRowsAddresses, Int8Addresses, PointwiseAddresses, ThinAddresses } from "./machine-code/executable.ts";
 import { createFewProduct, type FewProduct } from "./machine-code/few.ts";
+import { createInt8Product, INT8_ROOM, INT8_SCRATCH, type Int8Product } from "./machine-code/int8-product.ts";
 import { FEW_SCRATCH, POINTWISE_SCRATCH } from "./machine-code/layout.ts";
+import { PANELS_AT } from "./machine-code/pack.ts";
 import { createPointwiseCalls, noPointwise, type PointwiseCalls } from "./machine-code/pointwise-calls.ts";
 import { BF16_SCRATCH, createBf16Product } from "./machine-code/product.ts";
 import { createThinProduct, THIN_SCRATCH, type ThinProduct } from "./machine-code/thin-product.ts";
@@ -20,6 +22,8 @@ export interface LibraryBoot {
   readonly names: Address;
   /** Routines for products of bf16; null: there are none. */
   readonly bf16: Bf16Addresses | null;
+  /** The same for products of 8-bit codes. */
+  readonly int8: Int8Addresses | null;
 }
 
 /** Describes what threads need for native code. */
@@ -61,18 +65,20 @@ export interface NativeImports extends ThinProduct, PointwiseCalls {
     ldo: number,
   ): void;
   few: FewProduct;
+  int8: Int8Product;
   unary(session: number, x: number, y: number, rows: number, columns: number): void;
 }
 
 /** Bytes of scratch that each thread needs for its calls: of the library, then of our own machine code. */
 export function nativeScratch({ library }: Pick<NativeBoot, "library">): number {
-  return OWN_SCRATCH + (library?.bf16 ? BF16_SCRATCH : 0);
+  return OWN_SCRATCH + Math.max(library?.bf16 ? BF16_SCRATCH : 0, library?.int8 ? PANELS_AT + INT8_ROOM : 0);
 }
 
 const CALL_SCRATCH = 64;
 const THIN_AT = CALL_SCRATCH + FEW_SCRATCH;
 const POINTWISE_AT = THIN_AT + THIN_SCRATCH;
-const OWN_SCRATCH = POINTWISE_AT + POINTWISE_SCRATCH;
+const INT8_AT = POINTWISE_AT + POINTWISE_SCRATCH;
+const OWN_SCRATCH = INT8_AT + INT8_SCRATCH;
 /** Where in the scratch the pieces are, after two dimensions (i64): handles of A, B, C and of Y. */
 const VALUES = 16;
 const OUTPUT = VALUES + 24;
@@ -89,7 +95,7 @@ const absent = (): never => {
 const noThin: ThinProduct = { turn: absent, along: absent, across: absent };
 
 /** Where there is no native library: no command asks for it. */
-export const noNativeImports: NativeImports = { product: absent, few: absent, unary: absent, ...noThin, ...noPointwise };
+export const noNativeImports: NativeImports = { product: absent, few: absent, int8: absent, unary: absent, ...noThin, ...noPointwise };
 
 /** One thread's way into native code. */
 export function createNativeImports(memory: WebAssembly.Memory, thread: NativeThread): NativeImports {
@@ -111,9 +117,9 @@ function createLibraryImports(
   base: Pointer,
   scratch: Address,
   library: LibraryBoot,
-): Pick<NativeImports, "product" | "unary"> {
+): Pick<NativeImports, "product" | "unary" | "int8"> {
   const { Run, CreateTensorWithDataAsOrtValue, ReleaseValue, GetErrorMessage, ReleaseStatus } = bindFunctions(library.entries);
-  const { memoryInfo, runOptions, bf16 } = library;
+  const { memoryInfo, runOptions, bf16, int8 } = library;
   const words = new Uint32Array(memory.buffer, scratch, CALL_SCRATCH / 4);
   const dims = base + scratch;
   const inputNames = base + library.names;
@@ -162,6 +168,8 @@ function createLibraryImports(
       createValue(OUTPUT, out, m, n);
       run(session, addend ? 3 : 2);
     },
+    // Its room is that of products of bf16, behind what these keep: one product is computed at a time.
+    int8: int8 ? createInt8Product(memory, base, scratch + INT8_AT, scratch + OWN_SCRATCH + PANELS_AT, int8) : absent,
     unary(session, x, y, rows, columns) {
       createValue(VALUES, x, rows, columns);
       createValue(OUTPUT, y, rows, columns);

@@ -259,6 +259,8 @@ describe("in a browser", () => {
     await page.goto(`${originOf(box)}/#/`);
     const { id } = await box.create({ training_file: await box.upload(chats()), suffix: "third", remat: QUICK });
     await box.until(id);
+    // Until it is among those that have ended rows move, maybe away from under a click.
+    await has(page, ".job[data-state=succeeded] [aria-label='Compare third']");
     for (const name of ["first", "third"]) await page.check(`[aria-label='Compare ${name}']`);
     await page.click("text=Compare 2 jobs");
     await has(page, ".chart .keys >> text=third");

@@ -60,6 +60,8 @@ const code = (prefix: 0 | 1 | 2 | 3, map: 1 | 2 | 3, wide: 0 | 1, opcode: number
 export const VECTOR = {
   /** Sums in f32 of products of pairs of bf16: to += left[0] right[0] + left[1] right[1]. */
   vdpbf16ps: code(2, 2, 0, 0x52),
+  /** Sums of integers of 32 bits of products of four bytes, `left` without signs and `right` with them: to += left[0] right[0] + ... + left[3] right[3]. */
+  vpdpbusd: code(1, 2, 0, 0x50),
   /** 32 floats to bf16, rounded to nearest even: the low half from `right`, the high one from `left`. */
   vcvtne2ps2bf16: code(3, 2, 0, 0x72),
   vaddps: code(0, 1, 0, 0x58),
@@ -78,6 +80,12 @@ export const VECTOR = {
   vpermps: code(1, 2, 0, 0x16),
   /** to += left right */
   vfmadd231ps: code(1, 2, 0, 0xb8),
+  vpsubd: code(1, 1, 0, 0xfa),
+  /** The greater of integers without signs. */
+  vpmaxud: code(1, 2, 0, 0x3f),
+  /** Integers of half as many bits, or the nearest that there are; by blocks of 128 bits those of `left`, then those of `right`. */
+  vpackssdw: code(1, 1, 0, 0x6b),
+  vpacksswb: code(1, 1, 0, 0x63),
   vpermw: code(1, 2, 1, 0x8d),
   vpunpckldq: code(1, 1, 0, 0x62),
   vpunpckhdq: code(1, 1, 0, 0x6a),
@@ -108,6 +116,8 @@ const SHIFT = code(1, 1, 0, 0x72);
 const [RIGHT, LEFT] = [2, 6] as const;
 const VPSHUFD = code(1, 1, 0, 0x70);
 const VCVTDQ2PS = code(0, 1, 0, 0x5b);
+const VCVTPS2DQ = code(1, 1, 0, 0x5b);
+const VPABSB = code(1, 2, 0, 0x1c);
 
 export interface Assembler {
   /** `to = f(left, right)`. */
@@ -141,8 +151,14 @@ export interface Assembler {
   shuffleLanes(to: number, from: number, choice: number): void;
   /** Integers of 32 bits as f32. */
   toFloats(to: number, from: number): void;
+  /** f32 as integers of 32 bits, rounded to nearest even; the least one where there is none. */
+  toIntegers(to: number, from: number): void;
+  /** The magnitudes of signed bytes; that of -128 is 128, without a sign. */
+  absoluteBytes(to: number, from: number): void;
   /** The low 32 bits of a general register become a mask. */
   maskFrom(to: Mask, from: number): void;
+  /** 32 bits of a mask; the high half becomes zero. */
+  maskTo(to: number, from: Mask): void;
   copyMask(to: Mask, from: Mask): void;
   /** Shapes of the tile registers, from 64 bytes of memory. */
   configureTiles(from: Memory): void;
@@ -158,6 +174,7 @@ export interface Assembler {
   move(to: number, from: number): void;
   /** 32 bits from memory; the high half becomes zero. */
   load32(to: number, from: Memory): void;
+  store32(to: Memory, from: number): void;
   /** A constant of 32 bits; the high half becomes zero. */
   set(to: number, value: number): void;
   add(to: number, from: number): void;
@@ -290,10 +307,13 @@ export function createAssembler(): Assembler {
       emit(choice);
     },
     toFloats: (to, from) => evex(VCVTDQ2PS, to, 0, from),
+    toIntegers: (to, from) => evex(VCVTPS2DQ, to, 0, from),
+    absoluteBytes: (to, from) => evex(VPABSB, to, 0, from),
     maskFrom(to, from) {
       if (from >= 8) emit(0xc4, 0xc1, 0x7b, 0x92, 0xc0 | (to << 3) | (from & 7));
       else emit(0xc5, 0xfb, 0x92, 0xc0 | (to << 3) | from);
     },
+    maskTo: (to, from) => emit(0xc5, to >= 8 ? 0x7b : 0xfb, 0x93, 0xc0 | ((to & 7) << 3) | from),
     copyMask: (to, from) => emit(0xc4, 0xe1, 0xf9, 0x90, 0xc0 | (to << 3) | from),
     configureTiles(from) {
       tileCode(0, 0x49, 15, from.base);
@@ -319,6 +339,11 @@ export function createAssembler(): Assembler {
       if (to >= 8 || from.base >= 8) emit(0x40 | ((to >> 3) << 2) | (from.base >> 3));
       emit(0x8b);
       operand(to, from);
+    },
+    store32(to, from) {
+      if (from >= 8 || to.base >= 8) emit(0x40 | ((from >> 3) << 2) | (to.base >> 3));
+      emit(0x89);
+      operand(from, to);
     },
     set(to, value) {
       if (to >= 8) emit(0x41);

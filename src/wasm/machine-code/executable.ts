@@ -6,6 +6,7 @@ import { openLibc } from "../../base/process/libc.ts";
 import { NF4_VALUES } from "../../ops/dequantize.ts";
 import { amxCode } from "./amx.ts";
 import { fewRowsCode } from "./few-rows.ts";
+import { type Int8Code, int8Code } from "./int8.ts";
 import { type Bf16Code, bf16Code } from "./kernels.ts";
 import { type PointwiseCode, pointwiseCode } from "./pointwise.ts";
 import { type ThinCode, thinCode } from "./thin.ts";
@@ -25,6 +26,9 @@ export interface FewRowsAddresses {
   readonly q8: readonly number[];
   readonly numbers: Float32Array;
 }
+
+/** The same of int8Code. */
+export type Int8Addresses = Omit<Int8Code, "code">;
 
 /** The same of thinCode. */
 export type ThinAddresses = Omit<ThinCode, "code">;
@@ -99,6 +103,35 @@ export const bf16Routines = lazily((): Bf16Addresses => {
   return { ...addressesOf(made, base), amx: hasTiles() ? amxRoutines() : null };
 });
 
+/** True if this machine can multiply 8-bit codes by machine code of our own. */
+export function hasInt8(): boolean {
+  return problemOfInt8() === null;
+}
+
+const problemOfInt8 = lazily((): string | null => {
+  if (process.platform !== "linux" || process.arch !== "x64") return `this is ${process.platform} on ${process.arch}`;
+  return ["avx512bw", "avx512_vnni"].every((feature) => features().includes(feature)) ? null : "this processor has no AVX512-VNNI";
+});
+
+/**
+ * Routines for products of 8-bit codes.
+ * @throws {UserError} a processor without AVX512-VNNI, or a system that allows no executable memory
+ */
+export const int8Routines = lazily((): Int8Addresses => {
+  const missing = problemOfInt8();
+  if (missing !== null) {
+    throw new UserError(`--matmul int8 needs Linux on x64 and a processor with AVX512-VNNI, but ${missing}; use --matmul auto`);
+  }
+  const { code, quantise, packCodes, packScales, multiply } = int8Code();
+  const base = executable(code, "int8");
+  return {
+    quantise: base + quantise,
+    packCodes: base + packCodes,
+    packScales: base + packScales,
+    multiply: multiply.map((offset) => base + offset),
+  };
+});
+
 /** Routines for products of few rows with quantised weights; null where the processor has no AVX-512, or the system allows no executable memory. */
 export const fewRowsRoutines = lazily((): FewRowsAddresses | null =>
   withAvx512(fewRowsCode, ({ nf4, q8 }, addresses) => ({
@@ -159,14 +192,14 @@ function amxRoutines(): NonNullable<Bf16Addresses["amx"]> {
 }
 
 /** Returns the address of a copy of the code that can be called. */
-export function executable(code: Uint8Array): number {
+export function executable(code: Uint8Array, matmul: "bf16" | "int8" = "bf16"): number {
   const libc = openLibc({
     mmap: { args: ["ptr", "usize", "int", "int", "int", "i64"], returns: "ptr" },
     mprotect: { args: ["ptr", "usize", "int"], returns: "int" },
   });
   const refused = (call: string) =>
     new UserError(
-      `--matmul bf16 needs memory for machine code, which this system does not allow (${call} failed, as where SELinux forbids execmem); use --matmul auto`,
+      `--matmul ${matmul} needs memory for machine code, which this system does not allow (${call} failed, as where SELinux forbids execmem); use --matmul auto`,
     );
   if (!libc) throw refused("opening the C library");
   const address = libc.mmap(null, code.length, PROT_READ! | PROT_WRITE!, MAP_PRIVATE! | MAP_ANONYMOUS!, -1, 0);

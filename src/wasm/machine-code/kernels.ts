@@ -102,16 +102,7 @@ export function turnRows(
   for (const mask of masks) a.copyMask(mask, lastOf(mask));
   a.place(whole);
   before();
-  a.move(row, source);
-  for (let i = 0; i < LANES; i++) {
-    load(i, row);
-    if (i + 1 === LANES) break;
-    // The last row stands for those that are missing.
-    a.move(next, row);
-    a.add(next, stride);
-    a.compare(rows, i + 1);
-    a.moveIf("greater", row, next);
-  }
+  eachRow(a, { source, stride, rows, row, next }, (i) => load(i, row));
   a.addConstant(source, bytes);
   for (const register of transpose(a)) {
     a.store(at(to), register);
@@ -121,6 +112,23 @@ export function turnRows(
   a.jumpIf("notEqual", loop);
   a.vzeroupper();
   a.return();
+}
+
+/** Has something done with each of 16 rows, which the register `row` points to: the last of them stands for those that are missing. `next` is overwritten. */
+export function eachRow(
+  a: Assembler,
+  { source, stride, rows, row, next }: Readonly<Record<"source" | "stride" | "rows" | "row" | "next", number>>,
+  read: (i: number) => void,
+): void {
+  a.move(row, source);
+  for (let i = 0; i < LANES; i++) {
+    read(i);
+    if (i + 1 === LANES) break;
+    a.move(next, row);
+    a.add(next, stride);
+    a.compare(rows, i + 1);
+    a.moveIf("greater", row, next);
+  }
 }
 
 /** Transposes 16 x 16 elements of 32 bits in registers 0 to 15. Returns the registers of the columns, in order. */

@@ -254,5 +254,73 @@ export const NUMBERS = {
 
 export const SHARED_NUMBERS = Object.keys(SHARED).length;
 
+/** Terms with one scale, of both operands of a product in int8: 16 words of 4 codes. */
+export const INT8_BLOCK = 64;
+/** Rows of a tile of a product in int8: 14 sums of integers, 14 of floats, and 4 registers more. */
+export const INT8_ROWS = 14;
+
+/** Offsets of the arguments of `quantise`: rows of f32, cut into blocks. */
+export const QUANTISE = {
+  from: 0,
+  stride: 4,
+  /** 1 to 16 */
+  rows: 8,
+  /** Blocks. */
+  steps: 12,
+  to: 20,
+  /** f32: what the scales are multiplied by. */
+  factor: 28,
+  /** f32: 127, and 1 / 127. */
+  most: 32,
+  perMost: 36,
+  /** f32: blocks without a greater magnitude count as zeros. */
+  least: 40,
+  /** All bits but the sign. */
+  absolute: 44,
+  /** 128 in each byte. */
+  excess: 48,
+  /** f32: the sum of codes' magnitudes below which a block's rests are quantised too. */
+  uneven: 52,
+  /** f32: 254, and 1 / 254. */
+  finer: 56,
+  perFiner: 60,
+  /** f32 [16]: what the rows of a block, and their rests, are multiplied by, behind the arguments. */
+  inverses: ARGUMENT_BYTES,
+  rests: 2 * ARGUMENT_BYTES,
+  /** 1 in each byte. */
+  ones: 3 * ARGUMENT_BYTES,
+  /** f32: 1, and -0. */
+  one: 3 * ARGUMENT_BYTES + 4,
+  nothing: 3 * ARGUMENT_BYTES + 8,
+  /** How many entries were written. */
+  entries: 3 * ARGUMENT_BYTES + 12,
+} as const;
+
+/**
+ * Bytes of an entry of quantised rows, which is a block or its rests, and what lies where in it: codes i8 [16 words][16 rows][4], -128 times their sums
+ * i32 [16 rows], scales f32 [16 rows], and by how many bytes codes and scales of B go back or on behind it.
+ */
+export const QUANTISED = { sums: 1024, scales: 1088, back: 1152, on: 1156, bytes: 1216 } as const;
+
+/** Offsets of the arguments of `multiplyInt8`; B is panels of u8 [blocks][16 words][16 columns][4], its codes plus 128, and of f32 [blocks][16 columns]. */
+export const INT8 = {
+  a: 0,
+  b: 4,
+  /** Bytes from a panel's begin to its scales, and to the next panel. */
+  toScales: 8,
+  panelBytes: 12,
+  panels: 16,
+  /** Entries of A. */
+  entries: 20,
+  /** The first values of the sums: a matrix with a stride in bytes (0: one row for all), where `isSum`. */
+  addend: 24,
+  addendStride: 28,
+  isSum: 32,
+  out: 36,
+  outStride: 40,
+  /** A bit for each of the 16 columns of the last panel. */
+  mask: 44,
+} as const;
+
 /** Bytes of scratch of a thread for these routines. */
 export const POINTWISE_SCRATCH = ARGUMENT_BYTES + 2 * 64;

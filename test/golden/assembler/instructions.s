@@ -107,3 +107,16 @@ vmovdqu16 zmmword ptr [r13]{k1}, zmm1
 vmovdqu16 zmmword ptr [rdx+64]{k2}, zmm19
 sub rcx, rbp
 sub r9, rax
+vpdpbusd zmm0, zmm28, dword ptr [rax+52]{1to16}
+vpdpbusd zmm16, zmm17, zmm15
+vpmaxud zmm31, zmm16, zmm18
+vpsubd zmm16, zmm18, zmm16
+vpackssdw zmm16, zmm16, zmm17
+vpacksswb zmm15, zmm16, zmm18
+vcvtps2dq zmm19, zmm19
+vpxord zmm7, zmm16, zmmword ptr [rax]
+vpabsb zmm17, zmm3
+kmovd ecx, k2
+kmovd r9d, k5
+mov dword ptr [rdi+52], ecx
+mov dword ptr [r10+1152], r9d

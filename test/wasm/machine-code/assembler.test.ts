@@ -132,6 +132,19 @@ const INSTRUCTIONS: Readonly<Record<keyof typeof GOLDEN, (a: Assembler) => void>
   "vmovdqu16 zmmword ptr [rdx+64]{k2}, zmm19": (a) => a.storeHalves(at(RDX, 64), 19, 2),
   "sub rcx, rbp": (a) => a.subtract(RCX, RBP),
   "sub r9, rax": (a) => a.subtract(R9, RAX),
+  "vpdpbusd zmm0, zmm28, dword ptr [rax+52]{1to16}": (a) => a.vectorOfOne("vpdpbusd", 0, 28, at(RAX, 52)),
+  "vpdpbusd zmm16, zmm17, zmm15": (a) => a.vector("vpdpbusd", 16, 17, 15),
+  "vpmaxud zmm31, zmm16, zmm18": (a) => a.vector("vpmaxud", 31, 16, 18),
+  "vpsubd zmm16, zmm18, zmm16": (a) => a.vector("vpsubd", 16, 18, 16),
+  "vpackssdw zmm16, zmm16, zmm17": (a) => a.vector("vpackssdw", 16, 16, 17),
+  "vpacksswb zmm15, zmm16, zmm18": (a) => a.vector("vpacksswb", 15, 16, 18),
+  "vcvtps2dq zmm19, zmm19": (a) => a.toIntegers(19, 19),
+  "vpxord zmm7, zmm16, zmmword ptr [rax]": (a) => a.vector("vpxord", 7, 16, at(RAX)),
+  "vpabsb zmm17, zmm3": (a) => a.absoluteBytes(17, 3),
+  "kmovd ecx, k2": (a) => a.maskTo(RCX, 2),
+  "kmovd r9d, k5": (a) => a.maskTo(R9, 5),
+  "mov dword ptr [rdi+52], ecx": (a) => a.store32(at(RDI, 52), RCX),
+  "mov dword ptr [r10+1152], r9d": (a) => a.store32(at(R10, 1152), R9),
 };
 
 const made = (write: (a: Assembler) => void): string => {
