@@ -148,8 +148,8 @@ export function createInt8Product(
 const MOST_CODE = 127;
 /** Codes of rests in a step. */
 const FINER = 254;
-/** A block's mean magnitude is less than an eighth of its greatest one then; of normally distributed values it is a third. */
-const UNEVEN = (INT8_BLOCK * MOST_CODE) / 8;
+/** A block's mean magnitude is less than a sixteenth of its greatest one then; of normally distributed values it is a third, of products of two such an eighth. */
+const UNEVEN = (INT8_BLOCK * MOST_CODE) / 16;
 /** 127 over less than this is no f32. */
 const LEAST_MAGNITUDE = 2 ** -120;
 /** 128 in each byte. */

@@ -68,7 +68,7 @@ function quantise(x: Data, k: number): { readonly values: Float64Array; readonly
     const [inverse, scale] = [Math.fround(127 / most), Math.fround(most * Math.fround(1 / 127))];
     const scaled = of.map((value) => Math.fround(value * inverse));
     const codes = scaled.map(nearestEven);
-    const isEven = codes.reduce((sum, code) => sum + Math.abs(code), 0) >= (BLOCK * 127) / 8;
+    const isEven = codes.reduce((sum, code) => sum + Math.abs(code), 0) >= (BLOCK * 127) / 16;
     const finer = isEven ? 0 : Math.fround(scale * Math.fround(1 / 254));
     steps[block] = isEven ? scale : finer;
     codes.forEach((code, i) => {
