@@ -82,6 +82,11 @@ const SYSTEMS: Readonly<Record<string, System>> = {
     peer: false,
     args: ["--matmul", "bf16", "--dtype", "bf16"],
   },
+  int8: {
+    label: "Remat, int8 products, 8-bit weights, memory by default",
+    peer: false,
+    args: ["--matmul", "int8", "--dtype", "q8", "--strategy", "auto"],
+  },
   full: { label: "Remat, native products, all weights trained", peer: false, args: ["--matmul", "native", "--tuning", "full"] },
   "full-8bit": {
     label: "Remat, native products, all weights trained, 8-bit AdamW",

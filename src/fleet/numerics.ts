@@ -6,7 +6,19 @@ import { latest } from "../wasm/kernels.ts";
 import { bf16Kernel, features } from "../wasm/machine-code/executable.ts";
 
 /** The processor's features by which kernels are chosen here, in ONNX Runtime, or by the engine of WebAssembly. */
-const DECIDING = ["sse4_1", "avx", "fma", "avx2", "avx512f", "avx512bw", "avx512_bf16", "avx512_vnni", "avx_vnni", "asimd", "sve"];
+const DECIDING = [
+  "sse4_1",
+  "avx",
+  "fma",
+  "avx2",
+  "avx512f",
+  "avx512bw",
+  "avx512_bf16",
+  "avx512_vnni",
+  "avx_vnni",
+  "asimd",
+  "sve",
+];
 
 /** Describes everything of a machine that decides a run's bits besides the run's own settings. */
 export interface Numerics {

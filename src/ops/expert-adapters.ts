@@ -89,7 +89,6 @@ export interface ExpertUpdates {
   addDownBack(e: ProductEmitter, expert: number, count: Operand, dy: Operand, dh: Operand): DownBack | null;
 }
 
-
 type Attrs = ExpertRanks & { readonly activation: ExpertActivation };
 
 export function updatesOf(e: KernelEmitter<Attrs>, sizes: ExpertSizes, isGradient: boolean): ExpertUpdates {

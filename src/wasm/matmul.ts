@@ -50,11 +50,7 @@ export async function openMatmul(choice: MatmulChoice, shared: SharedMemory): Pr
   }
 }
 
-async function openNative(
-  shared: SharedMemory,
-  bf16: Bf16Addresses | null,
-  int8: Int8Addresses | null,
-): Promise<MatmulProvider> {
+async function openNative(shared: SharedMemory, bf16: Bf16Addresses | null, int8: Int8Addresses | null): Promise<MatmulProvider> {
   // Loaded only where it is used: a quarter of the start-up time.
   const [{ openEnvironment, LOG_ERRORS }, { cString, created, loadOrt }] = await Promise.all([
     import("../ort/environment.ts"),

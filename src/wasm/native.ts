@@ -2,7 +2,13 @@ import type { Pointer } from "bun:ffi";
 import { bindFunctions, text } from "../ort/library.ts";
 import { takesBf16 } from "../ops/types.ts";
 import type { Address } from "../runtime/executor.ts";
-import type { Bf16Addresses, FewRowsAddresses, Int8Addresses, PointwiseAddresses, ThinAddresses } from "./machine-code/executable.ts";
+import type {
+  Bf16Addresses,
+  FewRowsAddresses,
+  Int8Addresses,
+  PointwiseAddresses,
+  ThinAddresses,
+} from "./machine-code/executable.ts";
 import { createFewProduct, type FewProduct } from "./machine-code/few.ts";
 import { createInt8Product, INT8_ROOM, INT8_SCRATCH, type Int8Product } from "./machine-code/int8-product.ts";
 import { FEW_SCRATCH, POINTWISE_SCRATCH } from "./machine-code/layout.ts";
@@ -95,7 +101,14 @@ const absent = (): never => {
 const noThin: ThinProduct = { turn: absent, along: absent, across: absent };
 
 /** Where there is no native library: no command asks for it. */
-export const noNativeImports: NativeImports = { product: absent, few: absent, int8: absent, unary: absent, ...noThin, ...noPointwise };
+export const noNativeImports: NativeImports = {
+  product: absent,
+  few: absent,
+  int8: absent,
+  unary: absent,
+  ...noThin,
+  ...noPointwise,
+};
 
 /** One thread's way into native code. */
 export function createNativeImports(memory: WebAssembly.Memory, thread: NativeThread): NativeImports {

@@ -134,6 +134,22 @@ describe("train --quantize", () => {
     expect(existsSync(join(folder, "no"))).toBe(false);
   });
 
+  test("products in int8 without weights of 8 bits are refused, before anything is read or written", async () => {
+    for (const [flags, got] of [
+      [[], "none"],
+      [["--quantize", "nf4"], "--quantize nf4"],
+      [["--quantize-embedding"], "none"],
+    ] as const) {
+      const args = [...common, "--matmul", "int8", ...flags];
+      for (const verb of [["train", "--data", data, "--output", join(folder, "no")], ["plan"]])
+        expect(await remat([...verb, ...args])).toMatchObject({
+          code: 2,
+          stderr: `remat: --matmul int8 multiplies weights that are 8-bit integers and needs --quantize q8; got ${got}\n`,
+        });
+    }
+    expect(existsSync(join(folder, "no"))).toBe(false);
+  });
+
   test("a weight that is not finite is refused by name", async () => {
     const bad = join(folder, "bad");
     cpSync(model, bad, { recursive: true });

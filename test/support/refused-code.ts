@@ -1,5 +1,5 @@
 import { openLibc } from "../../src/base/process/libc.ts";
-import { bf16Routines, fewRowsRoutines, thinRoutines } from "../../src/wasm/machine-code/executable.ts";
+import { bf16Routines, fewRowsRoutines, int8Routines, thinRoutines } from "../../src/wasm/machine-code/executable.ts";
 
 /** PR_SET_MDWE with PR_MDWE_REFUSE_EXEC_GAIN: from here on nothing that was writable becomes executable. Linux 6.3 and later have it. */
 const [PR_SET_MDWE, REFUSE_EXEC_GAIN] = [65, 1];
@@ -10,10 +10,11 @@ if (libc.prctl(PR_SET_MDWE!, REFUSE_EXEC_GAIN!, 0, 0, 0) !== 0) {
 } else {
   console.log(fewRowsRoutines() === null ? "none for few rows" : "some for few rows");
   console.log(thinRoutines() === null ? "none for experts" : "some for experts");
-  try {
-    bf16Routines();
-    console.log("some for bf16");
-  } catch (error) {
-    console.log(`${(error as Error).name}: ${(error as Error).message}`);
+  for (const routines of [bf16Routines, int8Routines]) {
+    try {
+      console.log(`some: ${Object.keys(routines()).join()}`);
+    } catch (error) {
+      console.log(`${(error as Error).name}: ${(error as Error).message}`);
+    }
   }
 }

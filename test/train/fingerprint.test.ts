@@ -25,7 +25,7 @@ test("what a schedule, threads, the device and products in f32 are is no part of
     expect(of(flags)).toBe(of({}));
 });
 
-test("products in bf16 are, with what of the processor computes them", () => {
-  const { other } = compareFingerprints(of({}), of({ matmul: "bf16" }));
-  expect(other).toEqual({ had: "", has: `matmul bf16 ${bf16Kernel()}` });
+test.each(["bf16", "int8"] as const)("products in %s are, with what of the processor computes those in bf16", (matmul) => {
+  const { other } = compareFingerprints(of({}), of({ matmul }));
+  expect(other).toEqual({ had: "", has: `matmul ${matmul} ${bf16Kernel()}` });
 });

@@ -43,23 +43,26 @@ const RUNS: readonly (readonly [Checkpointing, number])[] = [
 ];
 
 describe.each(some(CASES, 2))("%s products: %s", (rounding, _, config, tuning, storage) => {
-  test.skipIf(!HAS[rounding])("the same bits for every schedule and 1 to 3 threads, within the rounding of f32's; memory is as planned", async () => {
-    const open = (strategy: Checkpointing, threads: number, matmul: "bf16" | "int8" | "native") =>
-      build(config, tuning, strategy, TOKENS, { threads, matmul }, storage);
-    const reference = gradients(await open({ name: "off" }, 1, rounding), TOKENS);
-    for (const [strategy, threads] of RUNS) {
-      const engine = await open(strategy, threads, rounding);
-      expect(gradients(engine, TOKENS)).toEqual(reference);
-      expect(engine.measuredPeak / engine.predicted.peak).toBeWithin(0.98, 1.02);
-    }
-    const exact = gradients(await open({ name: "off" }, 1, "native"), TOKENS);
-    exact.losses.forEach((loss, i) => expect(reference.losses[i]! / loss).toBeWithin(...SHARE));
-    for (const [name, values] of exact.values) {
-      const error = relativeError(reference.values.get(name)!, values);
-      expect(`${name} ${error < 0.05 ? "is near" : `is off by ${error}`}`).toEndWith("is near");
-    }
-    expect(reference.values).not.toEqual(exact.values);
-  });
+  test.skipIf(!HAS[rounding])(
+    "the same bits for every schedule and 1 to 3 threads, within the rounding of f32's; memory is as planned",
+    async () => {
+      const open = (strategy: Checkpointing, threads: number, matmul: "bf16" | "int8" | "native") =>
+        build(config, tuning, strategy, TOKENS, { threads, matmul }, storage);
+      const reference = gradients(await open({ name: "off" }, 1, rounding), TOKENS);
+      for (const [strategy, threads] of RUNS) {
+        const engine = await open(strategy, threads, rounding);
+        expect(gradients(engine, TOKENS)).toEqual(reference);
+        expect(engine.measuredPeak / engine.predicted.peak).toBeWithin(0.98, 1.02);
+      }
+      const exact = gradients(await open({ name: "off" }, 1, "native"), TOKENS);
+      exact.losses.forEach((loss, i) => expect(reference.losses[i]! / loss).toBeWithin(...SHARE));
+      for (const [name, values] of exact.values) {
+        const error = relativeError(reference.values.get(name)!, values);
+        expect(`${name} ${error < 0.05 ? "is near" : `is off by ${error}`}`).toEndWith("is near");
+      }
+      expect(reference.values).not.toEqual(exact.values);
+    },
+  );
 });
 
 const folder = temporaryFolder();
@@ -68,23 +71,26 @@ afterAll(removeStored);
 test.each([
   ["bf16", {}],
   ["int8", { quantize: "q8" }],
-] as const)("%s products of weights that come from their file are those of weights in memory, to the bit", async (matmul, storage) => {
-  if (!HAS[matmul]) return;
-  const [config, where] = [llama(2, 256, { vocab_size: 300 }), { threads: 2, matmul }] as const;
-  const source = storedCheckpoint(config, "bf16");
-  const stream: StreamOptions = {
-    mode: "all",
-    canStream: (param) => isOnDisk(source, param),
-    folder,
-    bandwidth: 1e9,
-    free: () => Infinity,
-  };
-  const resident = await build(config, lora(0), { name: "per-segment" }, TOKENS, where, { source, ...storage });
-  const streamed = await build(config, lora(0), { name: "per-segment" }, TOKENS, where, { source, stream, ...storage });
-  expect(streamed.streamed!.window.streamed.size).toBeGreaterThan(8);
-  expect(gradients(streamed, TOKENS)).toEqual(gradients(resident, TOKENS));
-  streamed.close();
-});
+] as const)(
+  "%s products of weights that come from their file are those of weights in memory, to the bit",
+  async (matmul, storage) => {
+    if (!HAS[matmul]) return;
+    const [config, where] = [llama(2, 256, { vocab_size: 300 }), { threads: 2, matmul }] as const;
+    const source = storedCheckpoint(config, "bf16");
+    const stream: StreamOptions = {
+      mode: "all",
+      canStream: (param) => isOnDisk(source, param),
+      folder,
+      bandwidth: 1e9,
+      free: () => Infinity,
+    };
+    const resident = await build(config, lora(0), { name: "per-segment" }, TOKENS, where, { source, ...storage });
+    const streamed = await build(config, lora(0), { name: "per-segment" }, TOKENS, where, { source, stream, ...storage });
+    expect(streamed.streamed!.window.streamed.size).toBeGreaterThan(8);
+    expect(gradients(streamed, TOKENS)).toEqual(gradients(resident, TOKENS));
+    streamed.close();
+  },
+);
 
 describe.each([
   ["bf16", "off"],
@@ -96,9 +102,16 @@ describe.each([
       const data = join(root, "recipes/devils-dictionary");
       const flags = ["--data", join(data, "train.jsonl"), "--valid", join(data, "valid.jsonl"), "--steps", "30", "--no-sample"];
       const run = [
-        ...["--model", join(root, "recipes/base/model")],
-        ...["--output", join(folder, `${matmul}-${quantize}`)],
-        ...["--learning-rate", "2e-3", "--matmul", matmul, "--quantize", quantize],
+        "--model",
+        join(root, "recipes/base/model"),
+        "--output",
+        join(folder, `${matmul}-${quantize}`),
+        "--learning-rate",
+        "2e-3",
+        "--matmul",
+        matmul,
+        "--quantize",
+        quantize,
       ];
       const lines = (await ok("train", ...run, ...flags, "--json")).trim().split("\n");
       const events = lines.map((line) => JSON.parse(line) as { readonly type: string; readonly loss: number });

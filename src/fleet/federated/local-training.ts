@@ -13,7 +13,7 @@ import { addSums, type Sums } from "../../objectives/objective.ts";
 import { trainedTensors } from "../../optimizers/plan.ts";
 import { fillPieces, PIECE, readPieces } from "../../runtime/executor.ts";
 import { readTensor } from "../../runtime/resident.ts";
-import { type TrainConfig, trainConfigSchema } from "../../train/config.ts";
+import { checkQuantize, type TrainConfig, trainConfigSchema } from "../../train/config.ts";
 import { exportTrained } from "../../train/run/export/export.ts";
 import { createSession, readInputs, type Session } from "../../train/run/session.ts";
 import type { Engine } from "../../train/step/engine.ts";
@@ -99,6 +99,7 @@ export async function openLocalTraining(
     // An example is a micro-batch, and its gradient is clipped by itself.
     ...(privacy && { batchSize: 1, gradientAccumulation: 1, packing: false, clip: 0 }),
   };
+  checkQuantize(config);
   const found = await findModel(config);
   const inputs = await readInputs({ ...config, model: found.name }, found.folder, { given: ["method"], signal, onNote });
   const { identity } = inputs;

@@ -40,7 +40,7 @@ import { type Evaluation, totalSteps, trainLoop, type TrainingRun } from "./loop
 import { type MemoryControl, type MemoryWishes, memoryWishes } from "./memory-control.ts";
 import { openReport } from "./report/report.ts";
 import { createSession, readInputs, type Session } from "./session.ts";
-import { bf16Gain } from "../../wasm/machine-code/executable.ts";
+import { bf16Gain, int8Gain } from "../../wasm/machine-code/executable.ts";
 import { streamText } from "../memory/stream.ts";
 import { createTeller } from "./teller.ts";
 import { openTensorBoard } from "./tensorboard.ts";
@@ -221,7 +221,7 @@ function startEvent(session: Session, { name, description, notice }: Device, not
     device: engine.compute === "f32" ? description : `${description}, computing in ${engine.compute}`,
     offload: engine.store?.description ?? null,
     stream: streamText(engine.plan),
-    notes: [...notes, ...session.notes, notice, bf16Note(config, name), engine.store?.notice ?? null].filter(
+    notes: [...notes, ...session.notes, notice, productsNote(config, name), engine.store?.notice ?? null].filter(
       (note) => note !== null,
     ),
     firstExample: session.shownSample(),
@@ -229,9 +229,12 @@ function startEvent(session: Session, { name, description, notice }: Device, not
   };
 }
 
-/** A sentence where products in bf16 would gain much, and nothing was said of products; null elsewhere. */
-function bf16Note({ matmul }: TrainConfig, device: Device["name"]): string | null {
-  const gain = device === "wasm" && matmul === "auto" ? bf16Gain() : null;
+/** A sentence where other products would gain much by rounding more, and nothing more was said of products; null elsewhere. */
+function productsNote({ matmul, quantize }: TrainConfig, device: Device["name"]): string | null {
+  if (device !== "wasm" || (matmul !== "auto" && matmul !== "bf16")) return null;
+  const int8 = quantize === "q8" ? int8Gain() : null;
+  if (int8) return `--matmul int8 would multiply ${int8}; it rounds values to 8 bits, and losses differ by some 0.1 %`;
+  const gain = matmul === "auto" ? bf16Gain() : null;
   return gain && `--matmul bf16 would multiply ${gain}; it rounds operands to 8 bits, and losses differ by some 0.1 %`;
 }
 

@@ -108,9 +108,16 @@ export function hasInt8(): boolean {
   return problemOfInt8() === null;
 }
 
+/** Says how much products with 8-bit codes gain by int8 on this processor; null where there is no unit for them, or AMX is faster in bf16. */
+export function int8Gain(): string | null {
+  return hasInt8() && !hasTiles() ? "in the forward pass up to four times as fast as in f32, by AVX512-VNNI" : null;
+}
+
 const problemOfInt8 = lazily((): string | null => {
   if (process.platform !== "linux" || process.arch !== "x64") return `this is ${process.platform} on ${process.arch}`;
-  return ["avx512bw", "avx512_vnni"].every((feature) => features().includes(feature)) ? null : "this processor has no AVX512-VNNI";
+  return ["avx512bw", "avx512_vnni"].every((feature) => features().includes(feature))
+    ? null
+    : "this processor has no AVX512-VNNI";
 });
 
 /**

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { bf16Routines, fewRowsRoutines, hasBf16 } from "../../../src/wasm/machine-code/executable.ts";
+import { bf16Routines, fewRowsRoutines, hasBf16, hasInt8, int8Routines } from "../../../src/wasm/machine-code/executable.ts";
 
 /** The rights of the memory at an address of this process, as Linux writes them. */
 function rightsAt(address: number): string | undefined {
@@ -14,6 +14,10 @@ function rightsAt(address: number): string | undefined {
 test.skipIf(fewRowsRoutines() === null)("machine code can be read and run, and no longer be written", () => {
   const { nf4, q8 } = fewRowsRoutines()!;
   for (const address of [...nf4, ...q8]) expect(rightsAt(address)).toBe("r-xp");
+  if (hasInt8()) {
+    const { quantise, packCodes, packScales, multiply } = int8Routines();
+    for (const address of [quantise, packCodes, packScales, ...multiply]) expect(rightsAt(address)).toBe("r-xp");
+  }
   if (!hasBf16()) return;
   const { packAlong, packAcross, multiply, amx } = bf16Routines();
   const all = [
@@ -27,7 +31,7 @@ test.skipIf(fewRowsRoutines() === null)("machine code can be read and run, and n
   for (const address of all) expect(rightsAt(address)).toBe("r-xp");
 });
 
-test.skipIf(!hasBf16())("a system that allows no new code: bf16 says so, decoding and experts do without", () => {
+test.skipIf(!hasBf16())("a system that allows no new code: bf16 and int8 say so, decoding and experts do without", () => {
   const script = join(import.meta.dir, "../../support/refused-code.ts");
   const { stdout } = Bun.spawnSync([process.execPath, script]);
   const lines = stdout.toString().trim().split("\n");
@@ -35,7 +39,10 @@ test.skipIf(!hasBf16())("a system that allows no new code: bf16 says so, decodin
   expect(lines).toEqual([
     "none for few rows",
     "none for experts",
-    "UserError: --matmul bf16 needs memory for machine code, which this system does not allow (mprotect failed, as where SELinux forbids execmem); use --matmul auto",
+    ...["bf16", "int8"].map(
+      (matmul) =>
+        `UserError: --matmul ${matmul} needs memory for machine code, which this system does not allow (mprotect failed, as where SELinux forbids execmem); use --matmul auto`,
+    ),
   ]);
 });
 

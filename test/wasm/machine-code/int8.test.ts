@@ -1,4 +1,5 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { openDevice } from "../../../src/device.ts";
 import { GraphBuilder } from "../../../src/graph/builder.ts";
 import type { Graph } from "../../../src/graph/types.ts";
 import { Dequantize } from "../../../src/ops/dequantize.ts";
@@ -52,7 +53,10 @@ function feedsOf(graph: Graph): Map<string, TestTensor> {
       const { shape } = graph.types.get(name)!;
       const values = random(rng, shape);
       if (name === "codes")
-        return [name, { dtype: "i8", shape, data: Int8Array.from(values.data, () => Math.floor(255 * rng()) - 127) } as TestTensor];
+        return [
+          name,
+          { dtype: "i8", shape, data: Int8Array.from(values.data, () => Math.floor(255 * rng()) - 127) } as TestTensor,
+        ];
       return [name, name === "x" ? spread(values) : values];
     }),
   );
@@ -200,10 +204,16 @@ describe.skipIf(!hasInt8())("products in int8", () => {
     expect(bits(await run("int8")).equals(bits(await run(hasBf16() ? "bf16" : "native")))).toBe(true);
   });
 
-  test("its name is the executor's, by which times are kept", async () => {
-    const { matmul, name } = await executor("int8", 1);
-    expect(matmul.name).toBe("int8");
-    expect(name).toContain("int8");
+  test("its name is the executor's, by which times are kept; --device auto is wasm then, and other devices have none", async () => {
+    expect((await executor("int8", 1)).name).toBe("wasm with int8 products");
+    const { name, description, close } = await openDevice({ device: "auto", matmul: "int8", threads: 1 });
+    close();
+    expect(name).toBe("wasm");
+    expect(description).toContain("matrix products int8 (AVX512-VNNI");
+    for (const device of ["ort-cpu", "cuda", "webgpu"] as const)
+      await expect(openDevice({ device, matmul: "int8" })).rejects.toThrow(
+        `--matmul int8 is of --device wasm, but --device is ${device}`,
+      );
   });
 });
 
