@@ -32,7 +32,8 @@ const SHORT: i32 = 3;
  * The number of rows may be known only at run time: with clip = 1 (2), M (K) is cut to the rows of A (and of B) that lie
  * in [first, first + M) below the i32 `count`, so a product beyond it costs nothing.
  *
- * With a native session A is f32, and B, or bf16 where the session takes that; the product goes there unless it is cut to a few rows.
+ * With INT8_SESSION rows of f32 and a B of Q8 are multiplied as 8-bit codes. With another native session A is f32, and B, or bf16 where the session takes
+ * that; the product goes there unless it is cut to a few rows.
  */
 export function gemmCommand(opcode: u32): void {
   if (opcode == Opcode.AdaptedRows) {

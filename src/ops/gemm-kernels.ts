@@ -104,10 +104,7 @@ const SHORT = 3;
 const LEAST_INT8 = { m: 32, n: 64, k: 64 } as const;
 const Q8 = quantisedCode("q8");
 
-/**
- * Tells whether values are quantised for a product: those of the forward pass, of which a block of terms is about equally large. Gradients are not, whose
- * small ones would be lost.
- */
+/** Tells whether values are quantised for a product: those of the forward pass. What gradients lose would be lost for all layers below. */
 function isInt8({ native, isGradient }: Pick<KernelEmitter, "native" | "isGradient">, product: Product): boolean {
   const { a, m, n, k, transA, transB, aType = "f32", quantised, clip, byColumns } = product;
   const isPlain = !transA && transB === true && aType === "f32" && !clip && !byColumns;

@@ -52,7 +52,7 @@ interface Stage {
 
 /**
  * An executor on AssemblyScript kernels. Asynchronous because its threads must have started.
- * @throws {UserError} `matmul` is `native` or `bf16`, and the library cannot be loaded, or the machine has no bf16
+ * @throws {UserError} `matmul` is `native`, `bf16` or `int8`, and the library cannot be loaded, or the machine has no unit for it
  */
 export async function createWasmExecutor(options: WasmExecutorOptions = {}): Promise<WasmExecutor> {
   const { threads = availableParallelism() } = options;
