@@ -206,10 +206,18 @@ export function writeRoutine(a: Assembler, write: () => void): number {
 
 /** Makes an assembler. In one piece: its instructions share the code that they are written to, and each is a few lines. */
 export function createAssembler(): Assembler {
-  const bytes: number[] = [];
+  let bytes = new Uint8Array(2 ** 14);
+  let length = 0;
   const places: number[] = [];
   const jumps: { readonly at: number; readonly to: Label }[] = [];
-  const emit = (...more: number[]) => void bytes.push(...more.map((byte) => byte & 0xff));
+  const emit = (...more: number[]): void => {
+    if (length + more.length > bytes.length) {
+      const grown = new Uint8Array(2 * bytes.length);
+      grown.set(bytes);
+      bytes = grown;
+    }
+    for (const byte of more) bytes[length++] = byte;
+  };
   const emit32 = (value: number) => emit(value, value >> 8, value >> 16, value >> 24);
 
   /** ModRM (and SIB) with an offset; `scale`: an offset in a byte counts in so many bytes. */
@@ -266,7 +274,7 @@ export function createAssembler(): Assembler {
   };
   const jumpWith = (opcode: readonly number[], to: Label): void => {
     emit(...opcode);
-    jumps.push({ at: bytes.length, to });
+    jumps.push({ at: length, to });
     emit32(0);
   };
 
@@ -358,15 +366,15 @@ export function createAssembler(): Assembler {
     compare: (a, value) => withConstant(7, a, value),
     moveIf: (condition, to, from) => general([0x0f, 0x40 | CONDITIONS[condition]], to, from),
     label: () => places.push(-1) - 1,
-    place: (label) => void (places[label] = bytes.length),
+    place: (label) => void (places[label] = length),
     jumpIf: (condition, to) => jumpWith([0x0f, 0x80 | CONDITIONS[condition]], to),
     jump: (to) => jumpWith([0xe9], to),
     return: () => emit(0xc3),
     get length() {
-      return bytes.length;
+      return length;
     },
     finish() {
-      const made = Uint8Array.from(bytes);
+      const made = bytes.slice(0, length);
       const view = new DataView(made.buffer);
       for (const { at: from, to } of jumps) {
         const place = places[to]!;
