@@ -1,5 +1,5 @@
 /**
- * Products of a few rows with a quantised matrix by machine code (src/wasm/machine-code/few-rows.ts), which looks codes up in vectors that
+ * Products of a few rows with a quantised matrix by machine code (src/wasm/machine-code/quantised/few-rows.ts), which looks codes up in vectors that
  * WebAssembly does not have.
  */
 import { threadCount, threadIndex, threadScratch } from "./command";

@@ -45,7 +45,7 @@ export function takesBf16(session: f64): bool {
 export const BF16_SESSION: f64 = 4503599627370496.0;
 
 /**
- * out[rows][from..to) = alpha x B^T + c, B of codes with scales, x as src/wasm/machine-code/few-rows.ts has it; strides in bytes. A stride of 0 adds one
+ * out[rows][from..to) = alpha x B^T + c, B of codes with scales, x as src/wasm/machine-code/quantised/few-rows.ts has it; strides in bytes. A stride of 0 adds one
  * row of c to all.
  */
 // @ts-ignore: decorator
@@ -61,7 +61,7 @@ export const FEW_SESSION: f64 = 4504699138998272.0;
 /** The session of products of f32 rows, quantised on the way, with a matrix of Q8. */
 export const INT8_SESSION: f64 = 4505798650626048.0;
 
-/** out[m, n] = alpha A B^T + c: `Int8Product` of src/wasm/machine-code/int8-product.ts. */
+/** out[m, n] = alpha A B^T + c: `Int8Product` of src/wasm/machine-code/quantised/int8-product.ts. */
 // @ts-ignore: decorator
 @external("native", "int8")
 export declare function int8Product(

@@ -9,8 +9,8 @@ import type {
   PointwiseAddresses,
   ThinAddresses,
 } from "./machine-code/executable.ts";
-import { createFewProduct, type FewProduct } from "./machine-code/few.ts";
-import { createInt8Product, INT8_ROOM, INT8_SCRATCH, type Int8Product } from "./machine-code/int8-product.ts";
+import { createFewProduct, type FewProduct } from "./machine-code/quantised/few.ts";
+import { createInt8Product, INT8_ROOM, INT8_SCRATCH, type Int8Product } from "./machine-code/quantised/int8-product.ts";
 import { FEW_SCRATCH, POINTWISE_SCRATCH } from "./machine-code/layout.ts";
 import { PANELS_AT } from "./machine-code/pack.ts";
 import { createPointwiseCalls, noPointwise, type PointwiseCalls } from "./machine-code/pointwise-calls.ts";

@@ -1,4 +1,4 @@
-/** How the arguments of the routines (kernels.ts, amx.ts, few-rows.ts, thin.ts) lie in memory, and the sizes of what they work on. */
+/** How the arguments of the routines (kernels.ts, amx.ts, thin.ts, quantised/) lie in memory, and the sizes of what they work on. */
 
 /** Columns of a vector, of a packed panel of A or of half a panel of B. */
 export const LANES = 16;

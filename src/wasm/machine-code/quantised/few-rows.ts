@@ -25,9 +25,9 @@ import {
   RDX,
   RSI,
   writeRoutine,
-} from "./assembler.ts";
-import { loadAddress } from "./kernels.ts";
-import { FEW, MOST_FEW, NUMBERS_AT } from "./layout.ts";
+} from "../assembler.ts";
+import { loadAddress } from "../kernels.ts";
+import { FEW, MOST_FEW, NUMBERS_AT } from "../layout.ts";
 
 /** Where in the code the routines begin, in bytes: by the number of rows less 1. */
 export interface FewRowsCode {

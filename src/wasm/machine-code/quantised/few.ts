@@ -1,8 +1,8 @@
 /** Products of a few rows with a quantised matrix by the routines of few-rows.ts, on the calling thread. */
-import type { Address } from "../../runtime/executor.ts";
-import type { FewRowsAddresses } from "./executable.ts";
-import { FEW, FEW_SCRATCH, NUMBERS_AT } from "./layout.ts";
-import { routineAt } from "./pack.ts";
+import type { Address } from "../../../runtime/executor.ts";
+import type { FewRowsAddresses } from "../executable.ts";
+import { FEW, FEW_SCRATCH, NUMBERS_AT } from "../layout.ts";
+import { routineAt } from "../pack.ts";
 
 /** NF4, as assembly/quantised.ts has it. */
 const NF4 = 4;

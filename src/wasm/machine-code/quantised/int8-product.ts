@@ -1,12 +1,12 @@
 /**
- * Products of f32 rows with a matrix of 8-bit codes by the routines of int8.ts, on the calling thread, blocked as those of product.ts are: panels of A are quantised
+ * Products of f32 rows with a matrix of 8-bit codes by the routines of int8.ts, on the calling thread, blocked as those of ../product.ts are: panels of A are quantised
  * once for all columns, and a block of B is packed for all panels. An element of the result is a sum of its addend and of blocks of 64 terms in ascending order,
  * whatever else is computed with it.
  */
-import type { Address } from "../../runtime/executor.ts";
-import type { Int8Addresses } from "./executable.ts";
-import { ARGUMENT_BYTES, INT8, INT8_BLOCK, INT8_ROWS, LANES, PACK, QUANTISE, QUANTISED } from "./layout.ts";
-import { bits, routineAt } from "./pack.ts";
+import type { Address } from "../../../runtime/executor.ts";
+import type { Int8Addresses } from "../executable.ts";
+import { ARGUMENT_BYTES, INT8, INT8_BLOCK, INT8_ROWS, LANES, PACK, QUANTISE, QUANTISED } from "../layout.ts";
+import { bits, routineAt } from "../pack.ts";
 
 /** Most blocks of terms, columns and panels of A at a time. */
 const MOST_BLOCKS = 16;

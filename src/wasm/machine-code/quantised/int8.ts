@@ -3,7 +3,7 @@
  * adds the products of four pairs of bytes, one of them without a sign, to a sum of integers, exactly. A block's sum is multiplied by both scales and added to a
  * sum in f32. B's codes get 128 more, which makes them positive; A's sums take that out again: sum(a (b + 128)) - 128 sum(a).
  *
- * Arguments are as in kernels.ts. An element does not depend on what else is computed with it.
+ * Arguments are as in ../kernels.ts. An element does not depend on what else is computed with it.
  */
 import {
   type Assembler,
@@ -22,9 +22,9 @@ import {
   RDX,
   RSI,
   writeRoutine,
-} from "./assembler.ts";
-import { eachRow, loadAddress, transpose, turnRows } from "./kernels.ts";
-import { INT8, INT8_ROWS, LANES, QUANTISE, QUANTISED } from "./layout.ts";
+} from "../assembler.ts";
+import { eachRow, loadAddress, transpose, turnRows } from "../kernels.ts";
+import { INT8, INT8_ROWS, LANES, QUANTISE, QUANTISED } from "../layout.ts";
 
 /** Where in the code the routines begin, in bytes. */
 export interface Int8Code {
@@ -253,7 +253,7 @@ function multiply(a: Assembler, rows: number): void {
   a.addConstant(addend, 64);
 
   a.place(start);
-  // Where the next tile goes is asked for, as in kernels.ts.
+  // Where the next tile goes is asked for, as in ../kernels.ts.
   a.load32(RCX, at(RDI, INT8.outStride));
   a.move(line, out);
   each(() => {
