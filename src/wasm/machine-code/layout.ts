@@ -259,7 +259,7 @@ export const INT8_BLOCK = 64;
 /** Rows of a tile of a product in int8: 14 sums of integers, 14 of floats, and 4 registers more. */
 export const INT8_ROWS = 14;
 
-/** Offsets of the arguments of `quantise`: rows of f32, cut into blocks. */
+/** Offsets of the arguments of `quantise`: rows of f32, cut into blocks. What `PACK` has too lies where it has it. */
 export const QUANTISE = {
   from: 0,
   stride: 4,

@@ -74,7 +74,7 @@ function packCodes(a: Assembler): void {
 function quantise(a: Assembler): void {
   const [source, stride, rows, steps, to, row, next, entries] = [R8, RDX, RCX, R9, R10, RAX, RSI, R11] as const;
   const places = { source, stride, rows, row, next };
-  const [counted, uneven]: [Mask, Mask] = [1, 2];
+  const [counted, empty, uneven]: [Mask, Mask, Mask] = [1, 2, 3];
   const parts = [16, 17, 18, 19] as const;
   const constant = (register: number, offset: number) => a.load("vbroadcastss", register, at(RDI, offset));
   const pack = (i: number) => {
@@ -126,7 +126,7 @@ function quantise(a: Assembler): void {
   });
   const words = storeCodes(a, to);
 
-  // The sums of magnitudes are 127 at least, where there is anything.
+  // Magnitudes have a sum of 127 at least, where there is anything.
   const [sums, magnitudes, ones, limit, one] = [16, 17, 18, 19, 20] as const;
   constant(ones, QUANTISE.ones);
   a.vector("vpxord", sums, sums, sums);
@@ -137,8 +137,8 @@ function quantise(a: Assembler): void {
   a.toFloats(sums, sums);
   constant(limit, QUANTISE.uneven);
   constant(one, QUANTISE.one);
-  a.compareVectors(counted, sums, one, "less");
-  a.blend(sums, sums, limit, counted);
+  a.compareVectors(empty, sums, one, "less");
+  a.blend(sums, sums, limit, empty);
   a.compareVectors(uneven, sums, limit, "less");
   a.addConstant(entries, 1);
   a.maskTo(row, uneven);
