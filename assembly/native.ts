@@ -87,7 +87,7 @@ export declare function thinAcross(
 ): void;
 
 /**
- * What is computed element by element: `PointwiseCalls` of src/wasm/machine-code/pointwise-calls.ts. False: there is no machine code, nothing was done. The
+ * What is computed element by element: `PointwiseCalls` of src/wasm/machine-code/pointwise/pointwise-calls.ts. False: there is no machine code, nothing was done. The
  * bits are those of the kernels here.
  */
 // @ts-ignore: decorator

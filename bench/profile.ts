@@ -82,11 +82,10 @@ function classify({ op, product }: Entry): { group: string; flops: number } {
 
 /** How weights are stored: as products that round them have them, else in f32. */
 const dtype = { bf16: "bf16", int8: "q8" }[values.matmul] ?? "f32";
-const args = [
-  ...["--shape", values.shape, "--tokens", values.tokens, "--steps", values.steps],
-  ...["--matmul", values.matmul, "--dtype", dtype],
-];
-const child = Bun.spawn([process.execPath, join(import.meta.dir, "step.ts"), ...args, "--threads", "1", "--profile"], {
+const { matmul, steps } = values;
+const args = Object.entries({ shape: values.shape, tokens: values.tokens, matmul, dtype, steps, threads: "1" });
+const flags = [...args.flatMap(([name, value]) => [`--${name}`, value]), "--profile"];
+const child = Bun.spawn([process.execPath, join(import.meta.dir, "step.ts"), ...flags], {
   stdout: "pipe",
   stderr: "inherit",
 });

@@ -13,7 +13,7 @@ import { createFewProduct, type FewProduct } from "./machine-code/quantised/few.
 import { createInt8Product, INT8_ROOM, INT8_SCRATCH, type Int8Product } from "./machine-code/quantised/int8-product.ts";
 import { FEW_SCRATCH, POINTWISE_SCRATCH } from "./machine-code/layout.ts";
 import { PANELS_AT } from "./machine-code/pack.ts";
-import { createPointwiseCalls, noPointwise, type PointwiseCalls } from "./machine-code/pointwise-calls.ts";
+import { createPointwiseCalls, noPointwise, type PointwiseCalls } from "./machine-code/pointwise/pointwise-calls.ts";
 import { BF16_SCRATCH, createBf16Product } from "./machine-code/product.ts";
 import { createThinProduct, THIN_SCRATCH, type ThinProduct } from "./machine-code/thin-product.ts";
 

@@ -8,7 +8,7 @@ import { amxCode } from "./amx.ts";
 import { fewRowsCode } from "./quantised/few-rows.ts";
 import { type Int8Code, int8Code } from "./quantised/int8.ts";
 import { type Bf16Code, bf16Code } from "./kernels.ts";
-import { type PointwiseCode, pointwiseCode } from "./pointwise.ts";
+import { type PointwiseCode, pointwiseCode } from "./pointwise/pointwise.ts";
 import { type ThinCode, thinCode } from "./thin.ts";
 
 /** Addresses in the process of the routines of bf16Code, the same for all threads. */

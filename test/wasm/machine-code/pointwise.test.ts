@@ -7,7 +7,7 @@ import { Gelu, GeluGrad } from "../../../src/ops/gelu.ts";
 import { SwiGLU, SwiGLUGrad } from "../../../src/ops/swiglu.ts";
 import { hasBf16, pointwiseRoutines } from "../../../src/wasm/machine-code/executable.ts";
 import { NUMBERS, SUM_RUN } from "../../../src/wasm/machine-code/layout.ts";
-import { createPointwiseCalls } from "../../../src/wasm/machine-code/pointwise-calls.ts";
+import { createPointwiseCalls } from "../../../src/wasm/machine-code/pointwise/pointwise-calls.ts";
 import { runOn, sharedExecutors } from "../../support/executor.ts";
 import { f32, type TestTensor } from "../../support/ops.ts";
 

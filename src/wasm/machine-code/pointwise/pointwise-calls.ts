@@ -1,8 +1,8 @@
 /** What is computed element by element, by the routines of pointwise.ts, on the calling thread. */
-import type { Address } from "../../runtime/executor.ts";
-import type { PointwiseAddresses } from "./executable.ts";
-import { ACTIVATION, EXPONENTIALS, LANES, NUMBERS, NUMBERS_AT, POINTWISE_SCRATCH, SCALED } from "./layout.ts";
-import { bits, type Routine, routineAt } from "./pack.ts";
+import type { Address } from "../../../runtime/executor.ts";
+import type { PointwiseAddresses } from "../executable.ts";
+import { ACTIVATION, EXPONENTIALS, LANES, NUMBERS, NUMBERS_AT, POINTWISE_SCRATCH, SCALED } from "../layout.ts";
+import { bits, type Routine, routineAt } from "../pack.ts";
 
 /** Routines of assembly/native.ts by the same names. Each says whether it did anything: 0 where there is no machine code. */
 export interface PointwiseCalls {
