@@ -1,4 +1,4 @@
-/** What all formulas with exponentials share: their numbers, and the exponential. */
+/** The exponential, and the numbers that all formulas with it share. */
 import { type Assembler, at, type Mask, type Memory, RDI } from "../assembler.ts";
 import { NUMBERS, NUMBERS_AT, SHARED_NUMBERS } from "../layout.ts";
 
