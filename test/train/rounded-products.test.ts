@@ -4,6 +4,8 @@ import { hasBf16, hasInt8 } from "../../src/wasm/machine-code/executable.ts";
 import type { Checkpointing } from "../../src/train/memory/step-plan.ts";
 import { build, closeExecutors, gradients, llama, lora } from "../support/engine.ts";
 import { isOnDisk } from "../../src/load/streamed-weights.ts";
+import { uniformAdapters } from "../../src/models/tuning.ts";
+import type { MatmulChoice } from "../../src/wasm/matmul.ts";
 import type { StreamOptions } from "../../src/train/memory/stream.ts";
 import { removeStored, storedCheckpoint } from "../support/stored.ts";
 import { relativeError } from "../support/ops.ts";
@@ -27,9 +29,22 @@ const GEMMA = {
   attn_logit_softcapping: 0.5,
   final_logit_softcapping: 2,
 };
+const EXPERTS = {
+  architectures: ["Qwen3MoeForCausalLM"],
+  model_type: "qwen3_moe",
+  vocab_size: 300,
+  head_dim: 32,
+  num_experts: 4,
+  num_experts_per_tok: 2,
+  moe_intermediate_size: 64,
+  norm_topk_prob: true,
+};
+/** Its matrices lie as [in, out], so that what is multiplied as those of others in the forward pass are its gradients. */
+const GPT2 = { architectures: ["GPT2LMHeadModel"], model_type: "gpt2", n_embd: 128, n_layer: 2, n_head: 4, n_positions: 256 };
 const CASES = [
   ["bf16", "Llama, LoRA with dropout, weights in bf16", llama(3, 128, { vocab_size: 300 }), lora(0.2), { dtype: "bf16" }],
   ["int8", "Llama, LoRA with dropout, 8-bit weights", llama(3, 128, { vocab_size: 300 }), lora(0.2), { quantize: "q8" }],
+  ["int8", "Qwen3 with experts, LoRA, 8-bit weights", llama(2, 128, EXPERTS), lora(0), { quantize: "q8" }],
   ["bf16", "Llama, LoRA, NF4", llama(3, 128, { vocab_size: 300 }), lora(0), { quantize: "nf4" }],
   ["bf16", "Gemma 2, full", llama(2, 128, GEMMA), { method: "full" }, {}],
 ] as const;
@@ -63,6 +78,15 @@ describe.each(some(CASES, 2))("%s products: %s", (rounding, _, config, tuning, s
       expect(reference.values).not.toEqual(exact.values);
     },
   );
+});
+
+test.skipIf(!HAS.int8)("gradients of a model whose matrices lie the other way are not computed from 8-bit codes", async () => {
+  const config = llama(2, 128, { ...GPT2, vocab_size: 300 });
+  const tuning = uniformAdapters({ rank: 4, scale: 1.5, dropout: 0, targets: new Set(["c_attn", "c_fc", "c_proj"]) });
+  const open = (matmul: MatmulChoice) =>
+    build(config, tuning, { name: "per-segment" }, TOKENS, { threads: 2, matmul }, { quantize: "q8" });
+  const plain = gradients(await open(HAS.bf16 ? "bf16" : "native"), TOKENS);
+  expect(gradients(await open("int8"), TOKENS)).toEqual(plain);
 });
 
 const folder = temporaryFolder();
