@@ -37,6 +37,9 @@ export function chatView(left: string | null, right: string | null): View {
     prompt.value = "";
     stop.hidden = false;
     sendButton.hidden = true;
+    // What is sent before the models are known waits for them; without any it is given back.
+    await loaded;
+    if (panes.every(({ model }) => model.value === "")) prompt.value = text;
     await Promise.all(panes.map((pane) => pane.say(text, settings())));
     stop.hidden = true;
     sendButton.hidden = false;
@@ -62,7 +65,7 @@ export function chatView(left: string | null, right: string | null): View {
       if (!controller.signal.aborted) note(messageOf(error), "error");
     }
   };
-  void load();
+  const loaded = load();
   return {
     title: "Chat",
     element: h(
