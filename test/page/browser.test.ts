@@ -250,9 +250,27 @@ describe("in a browser", () => {
   });
 
   wholeTest("two models are talked with side by side, runs are compared, models are exported", async () => {
-    const { page, complaints } = await pageOf(`chat?right=${encodeURIComponent(tuned)}`);
-    await page.fill("#prompt", "Define king.");
-    await page.keyboard.press("Enter");
+    const { page, complaints } = await openPage(browser, originOf(box));
+    const ask = async () => {
+      await page.goto(`${originOf(box)}/#/chat?right=${encodeURIComponent(tuned)}`);
+      await page.fill("#prompt", "Define king.");
+      await page.keyboard.press("Enter");
+    };
+    // What cannot be said to any model is given back.
+    await page.route("**/v1/models", (route) => route.fulfill({ json: { object: "list", data: [], has_more: false } }));
+    await ask();
+    await until(
+      page,
+      "document.querySelector('#prompt').value === 'Define king.' && !document.querySelector('.composer [type=submit]').hidden",
+    );
+    await page.unroute("**/v1/models");
+    // What is said before the models are known waits for them.
+    await page.route("**/v1/models", async (route) => {
+      await Bun.sleep(500);
+      await route.continue();
+    });
+    await page.goto("about:blank");
+    await ask();
     await until(page, "[...document.querySelectorAll('.log')].every((log) => log.textContent.includes('tokens/s'))");
     expect(await accessibilityProblems(page)).toEqual([]);
 
