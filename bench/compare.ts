@@ -2,13 +2,15 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { formatBytes } from "../src/base/bytes.ts";
 import { BENCHMARKS, machine, median, ownVersions, versionsText, writeSection } from "./report.ts";
+import { outcomesOf } from "./compare-promises.ts";
 import { fastestPeer, type Measured, medianOf, noiseOf, type Quantity, spreadOf, type SystemRuns } from "./compare-rows.ts";
 import { SHAPES } from "./shapes.ts";
 
 /**
  * Whole training steps beside PyTorch's: runs bench/step.ts and bench/peers/pytorch.py in turn, several rounds, prints the
  * medians with their ratios to PyTorch f32 with gradient checkpointing and to PyTorch's fastest configuration, and writes them into
- * docs/benchmarks.md, unless there were less than three rounds or they differ too much.
+ * docs/benchmarks.md, unless there were less than three rounds or they differ too much. The exit code is 1 where a ratio is not what is promised
+ * of it (compare-promises.ts).
  *
  *     PYTHON=/path/to/python bun bench/compare.ts --shapes smollm2-135m --tokens 512,1024 --rounds 3
  *
@@ -240,4 +242,11 @@ for (const shape of values.shapes.split(",")) {
   const noise = noiseOf(all);
   if (noise === null) writeSection(values.output, `steps, ${shape}`, lines);
   else console.log(`\nnot written: ${noise}`);
+  for (const { tokens } of cases.filter((one) => one.shape === shape)) {
+    const same = all.filter((row) => row.tokens === Number(tokens));
+    for (const { text, isKept } of outcomesOf(same, { shape, tokens: Number(tokens), layers: values.layers ?? null })) {
+      console.log(text);
+      if (!isKept) process.exitCode = 1;
+    }
+  }
 }

@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { outcomesOf } from "../../bench/compare-promises.ts";
 import { fastestPeer, noiseOf, spreadOf, type SystemRuns } from "../../bench/compare-rows.ts";
 
 const runs = (system: string, peer: boolean, rates: readonly number[]): SystemRuns => ({
@@ -20,4 +21,22 @@ test("figures are written of three rounds that hardly differ, and else it is sai
   expect(noiseOf([runs("a", true, [100, 101, 99]), runs("b", false, [200, 260, 200])])).toBe(
     "rounds of b differ by 30 % from their median, more than 10 %: the machine is busy",
   );
+});
+
+test("ratios of medians are held against what is promised of a shape, of systems that ran", () => {
+  const at = { shape: "qwen2.5-0.5b", tokens: 512, layers: null };
+  const peer = runs("pytorch-bf16-none", true, [100, 100, 101]);
+  const light = (rates: readonly number[]): SystemRuns => {
+    const { runs: all, ...rest } = runs("products", false, rates);
+    return { ...rest, runs: all.map((one) => ({ ...one, peakRss: 5e8 })) };
+  };
+  expect(outcomesOf([peer, light([131, 500, 130])], at)).toEqual([
+    {
+      text: "kept: qwen2.5-0.5b, 512 tokens, products beside pytorch-bf16-none: 1.31 of the rate (1.3 at least), 0.50 of the memory (0.6 at most)",
+      isKept: true,
+    },
+  ]);
+  expect(outcomesOf([peer, light([129, 129, 500])], at).map(({ isKept }) => isKept)).toEqual([false]);
+  expect(outcomesOf([peer, runs("products", false, [200, 200, 200])], at).map(({ isKept }) => isKept)).toEqual([false]);
+  expect(outcomesOf([peer, light([129, 129, 129])], { ...at, layers: "6" })).toEqual([]);
 });
