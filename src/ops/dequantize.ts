@@ -63,7 +63,7 @@ export function quantisedCode(format: Quantised): number {
 
 /** The number by which a kernel command names the format of codes. */
 export function kernelFormat(codes: TensorType): number {
-  return FORMATS[formatOfCodes(codes)!].code;
+  return quantisedCode(formatOfCodes(codes)!);
 }
 
 /**

@@ -218,6 +218,21 @@ function packAcross(a: Assembler, type: "f32" | "bf16"): void {
   a.return();
 }
 
+/** Has something done with each row of a tile, which the register `line` points to. RCX has the bytes from one to the next, an argument at `stride`. */
+export function eachLine(
+  a: Assembler,
+  rows: number,
+  { line, from, stride }: Readonly<Record<"line" | "from" | "stride", number>>,
+  write: (row: number) => void,
+): void {
+  a.load32(RCX, at(RDI, stride));
+  a.move(line, from);
+  for (let row = 0; row < rows; row++) {
+    write(row);
+    a.add(line, RCX);
+  }
+}
+
 /** Sums of a tile of `rows`, in registers 0 to 27; B in 28 and 29. */
 function multiply(a: Assembler, rows: number): void {
   const [panel, out, addend, panels, pairs, pa, pb] = [R8, R9, R10, R11, RCX, RAX, RDX] as const;
@@ -262,23 +277,17 @@ function multiply(a: Assembler, rows: number): void {
   });
   a.jump(start);
   a.place(matrix);
-  a.load32(RCX, at(RDI, MULTIPLY.addendStride));
-  a.move(line, addend);
-  each((low, high) => {
-    a.load("vmovups", low, at(line), left);
-    a.load("vmovups", high, at(line, 64), right);
-    a.add(line, RCX);
+  eachLine(a, rows, { line, from: addend, stride: MULTIPLY.addendStride }, (row) => {
+    a.load("vmovups", 2 * row, at(line), left);
+    a.load("vmovups", 2 * row + 1, at(line, 64), right);
   });
   a.addConstant(addend, 128);
 
   a.place(start);
   // Where the next tile goes is asked for: rows of a wide output are in pages of their own, of which no processor reads ahead by itself.
-  a.load32(RCX, at(RDI, MULTIPLY.outStride));
-  a.move(line, out);
-  each(() => {
+  eachLine(a, rows, { line, from: out, stride: MULTIPLY.outStride }, () => {
     a.prefetch(at(line, 128), 1);
     a.prefetch(at(line, 192), 1);
-    a.add(line, RCX);
   });
   loadAddress(a, pa, MULTIPLY.a, RSI);
   a.move(pb, panel);
@@ -296,12 +305,9 @@ function multiply(a: Assembler, rows: number): void {
   a.addConstant(pairs, -1);
   a.jumpIf("notEqual", inner);
 
-  a.load32(RCX, at(RDI, MULTIPLY.outStride));
-  a.move(line, out);
-  each((low, high) => {
-    a.store(at(line), low, left);
-    a.store(at(line, 64), high, right);
-    a.add(line, RCX);
+  eachLine(a, rows, { line, from: out, stride: MULTIPLY.outStride }, (row) => {
+    a.store(at(line), 2 * row, left);
+    a.store(at(line, 64), 2 * row + 1, right);
   });
   a.addConstant(out, 128);
   a.load32(RCX, at(RDI, MULTIPLY.panelBytes));

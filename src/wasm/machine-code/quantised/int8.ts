@@ -23,7 +23,7 @@ import {
   RSI,
   writeRoutine,
 } from "../assembler.ts";
-import { eachRow, loadAddress, transpose, turnRows } from "../kernels.ts";
+import { eachLine, eachRow, loadAddress, transpose, turnRows } from "../kernels.ts";
 import { INT8, INT8_ROWS, LANES, QUANTISE, QUANTISED } from "../layout.ts";
 
 /** Where in the code the routines begin, in bytes. */
@@ -244,22 +244,14 @@ function multiply(a: Assembler, rows: number): void {
   each((_, sum) => a.vector("vpxord", sum, sum, sum));
   a.jump(start);
   a.place(matrix);
-  a.load32(RCX, at(RDI, INT8.addendStride));
-  a.move(line, addend);
-  each((_, sum) => {
-    a.load("vmovups", sum, at(line), mask);
-    a.add(line, RCX);
-  });
+  eachLine(a, rows, { line, from: addend, stride: INT8.addendStride }, (row) =>
+    a.load("vmovups", INT8_ROWS + row, at(line), mask),
+  );
   a.addConstant(addend, 64);
 
   a.place(start);
   // Where the next tile goes is asked for, as in ../kernels.ts.
-  a.load32(RCX, at(RDI, INT8.outStride));
-  a.move(line, out);
-  each(() => {
-    a.prefetch(at(line, 64), 1);
-    a.add(line, RCX);
-  });
+  eachLine(a, rows, { line, from: out, stride: INT8.outStride }, () => a.prefetch(at(line, 64), 1));
   loadAddress(a, pa, INT8.a, RSI);
   a.move(pb, panel);
   a.load32(scales, at(RDI, INT8.toScales));
@@ -293,12 +285,7 @@ function multiply(a: Assembler, rows: number): void {
   a.addConstant(entries, -1);
   a.jumpIf("notEqual", entry);
 
-  a.load32(RCX, at(RDI, INT8.outStride));
-  a.move(line, out);
-  each((_, sum) => {
-    a.store(at(line), sum, mask);
-    a.add(line, RCX);
-  });
+  eachLine(a, rows, { line, from: out, stride: INT8.outStride }, (row) => a.store(at(line), INT8_ROWS + row, mask));
   a.addConstant(out, 64);
   a.load32(RCX, at(RDI, INT8.panelBytes));
   a.add(panel, RCX);
