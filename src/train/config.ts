@@ -144,7 +144,7 @@ export const trainConfigSchema = z.strictObject({
     .enum(STRATEGIES)
     .optional()
     .describe(
-      "which activations are kept (that of a flag below; else the fastest within half of what off keeps and half of what is free; per-segment: little)",
+      "which activations are kept (that of a flag below; else the fastest within half of what off keeps, or more where that is faster, and half of what is free; per-segment: little)",
     ),
   every: count.optional().describe("strategy every: replay each Nth segment"),
   first: z.number().int().min(0).optional().describe("strategy first: replay the first N segments that are trained"),

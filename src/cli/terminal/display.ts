@@ -137,10 +137,11 @@ function strategyText({ limit, limitBytes, strategy, automatic }: StartEvent): s
 }
 
 /** Says what the default has taken, and what the least would be. */
-function automaticText({ limit, by, leastPeak }: NonNullable<StartEvent["automatic"]>): string {
+function automaticText({ limit, everything, by, leastPeak }: NonNullable<StartEvent["automatic"]>): string {
   if (limit === null) return "gradient checkpointing (per-segment: the least)";
-  const half = by === "everything" ? "half of what keeping everything takes" : "half of what is free";
-  return `the fastest schedule within ${formatBytes(limit)} for activations (${half}), ${formatBytes(leastPeak)} with --strategy per-segment`;
+  const share =
+    by === "everything" ? `${Math.round((100 * limit) / everything)} % of what keeping everything takes` : "half of what is free";
+  return `the fastest schedule within ${formatBytes(limit)} for activations (${share}), ${formatBytes(leastPeak)} with --strategy per-segment`;
 }
 
 function millions(count: number): string {

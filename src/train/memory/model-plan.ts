@@ -32,7 +32,6 @@ import { chooseResidency, sharesOf } from "./stream.ts";
 import {
   activationLimit,
   type Automatic,
-  automaticLimit,
   CapacityError,
   isPlanned,
   LimitError,
@@ -100,7 +99,7 @@ export interface ModelPlan {
   /** The limit that is kept, in bytes: a budget's; null: there is none. */
   readonly limit: number | null;
   /** The default's limit for the largest micro-batch, and the peak of the strategy `per-segment`; null: a strategy was asked for. */
-  readonly automatic: (Pick<Automatic, "limit" | "by"> & { readonly leastPeak: number }) | null;
+  readonly automatic: (Omit<Automatic, "least"> & { readonly leastPeak: number }) | null;
   readonly predicted: MemoryForecast;
   readonly withoutCheckpointing: MemoryForecast;
   /** Other ways for frozen weights to lie, from all in memory to all in their files; the plan's own alone where none may lie there. */
@@ -291,9 +290,8 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
       }
       const largest = steps.get(most)!;
       const off = { chain: largest.chain, schedule: strategySchedule(largest.chain, { name: "off" }) };
-      const automaticOf = ({ limit, by, least }: Automatic) => ({
-        limit,
-        by,
+      const automaticOf = ({ least, ...automatic }: Automatic) => ({
+        ...automatic,
         leastPeak: largestOf([forecast(least, fixed, temporary), update]).peak,
       });
       const withoutCheckpointing = largestOf([forecast(off, fixed, temporary), update]);
@@ -323,7 +321,7 @@ export function planModel(executor: Executor, options: ModelPlanOptions, seconds
         extent,
         everything: Math.max(arena, Math.min(keepAll, capacity)),
         limit,
-        automatic: strategy.name === "auto" ? automaticOf(automaticLimit(largest.chain, strategy, room, taken)) : null,
+        automatic: largest.automatic ? automaticOf(largest.automatic) : null,
         // A smaller micro-batch may keep more than the largest one.
         predicted: largestOf([...[...steps.values()].map((step) => forecast(step, fixed, temporary)), update]),
         withoutCheckpointing,

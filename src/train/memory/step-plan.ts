@@ -12,8 +12,8 @@ import { type Strategy, strategySchedule } from "../../schedule/strategies.ts";
 export type Checkpointing =
   | Strategy
   /**
-   * The default: the fastest schedule whose activations take half of what `off` needs for them at most, and half of the bytes that are
-   * free besides what else is planned. Where that is less than what `per-segment` takes, it is `per-segment`.
+   * The default: the fastest schedule whose activations take half of what `off` needs for them, more where that makes a step faster, and half of the
+   * bytes at most that are free besides what else is planned. Where that is less than what `per-segment` takes, it is `per-segment`.
    */
   | { readonly name: "auto"; readonly free: () => number }
   /** The fastest schedule whose activations (stash and workspace) fit a limit: bytes, or a share of what `off` needs. */
@@ -31,6 +31,8 @@ export interface StepPlan {
   readonly chain: Chain;
   readonly schedule: Schedule;
   readonly placement: Placement;
+  /** What the default came to; none where a strategy was asked for. */
+  readonly automatic?: Automatic;
 }
 
 /** A limit that no schedule keeps. */
@@ -95,31 +97,65 @@ export function variantsWanted(checkpointing: Checkpointing): number {
 /** The number of variants that a planner chooses from. */
 export const PLANNED_VARIANTS = 4;
 
-/** Share of what saving everything takes, and of what is free, that activations get by default. */
-const HALF = 0.5;
+/** Share of the bytes that are free which activations get by default, at most. */
+const FREE_SHARE = 0.5;
+/**
+ * Shares of what saving everything takes that activations get by default, at least and at most. Between two thirds and three quarters nothing is left to be
+ * computed again, as a rule, that takes more than a hundredth of a step; something always is.
+ */
+const [LEAST_SHARE, MOST_SHARE] = [0.5, 0.75];
+/** Share of a step's time that is not worth more memory, and how often the range of what may be enough is halved. */
+const NEGLIGIBLE = 0.005;
+const HALVINGS = 5;
 
 /** Describes what the default comes to. */
 export interface Automatic {
-  /** Bytes that stash and workspace may have; null: `per-segment` takes more than half, and is what is planned. */
+  /** Bytes that stash and workspace may have; null: `per-segment` takes more than the default allows, and is what is planned. */
   readonly limit: number | null;
-  /** The half that is less: of what saving everything takes, or of what is free. */
+  /** What they would take if everything was saved, in bytes. */
+  readonly everything: number;
+  /** Where the limit comes from: what saving everything takes, or half of what is free. */
   readonly by: "everything" | "free";
   /** The plan of `per-segment`. */
   readonly least: StepPlan;
 }
 
-/** Returns what the default gives activations in an arena of `room` bytes, beside `besides` bytes of all else. */
-export function automaticLimit(
+/** Plans what the default comes to in an arena of `room` bytes, beside `besides` bytes of all else. */
+function planAutomatic(
   chain: Chain,
   { free }: Extract<Checkpointing, { readonly name: "auto" }>,
   room: number,
   besides: number,
-): Automatic {
-  const everything = Math.floor(HALF * simulate(chain, strategySchedule(chain, { name: "off" })).peak);
-  const there = Math.min(room, Math.floor(HALF * (free() - besides)));
-  const limit = Math.min(everything, there);
+): StepPlan {
+  const everything = simulate(chain, strategySchedule(chain, { name: "off" })).peak;
+  const there = Math.min(room, Math.floor(FREE_SHARE * (free() - besides)));
+  const most = Math.min(there, Math.floor(MOST_SHARE * everything));
   const least = perSegment(chain);
-  return { limit: least.placement.extent > limit ? null : limit, by: everything <= there ? "everything" : "free", least };
+  const automatic = (limit: number | null): Automatic => {
+    const by = (limit ?? most) < there ? "everything" : "free";
+    return { limit, everything, by, least };
+  };
+  if (least.placement.extent > most) return { ...least, automatic: automatic(null) };
+  const planner = plannerOf(chain, { entries: AUTOMATIC_ENTRIES, work: AUTOMATIC_WORK });
+  const from = Math.max(least.placement.extent, Math.floor(LEAST_SHARE * everything));
+  const limit = enough(planner, Math.min(from, most), most);
+  const plan = planWithin(chain, limit, planner);
+  Bun.gc(true);
+  return { ...(plannedTime(plan) < plannedTime(least) ? plan : least), automatic: automatic(limit) };
+}
+
+/** Least limit from `least` to `most` with which a step is about as fast as with the latter. */
+function enough(planner: Planner, least: number, most: number): number {
+  const timeWithin = (bytes: number) => planner.plan(bytes)?.simulation.time ?? Infinity;
+  const slowest = (1 + NEGLIGIBLE) * timeWithin(most);
+  if (timeWithin(least) <= slowest) return least;
+  let [low, high] = [least, most];
+  for (let i = 0; i < HALVINGS; i++) {
+    const middle = Math.floor((low + high) / 2);
+    if (timeWithin(middle) <= slowest) high = middle;
+    else low = middle;
+  }
+  return high;
 }
 
 /** Bytes that stash and workspace may have in an arena of `room` bytes. */
@@ -152,13 +188,8 @@ export function planStep(
   { entries, current, besides = 0 }: PlanStepOptions = {},
 ): StepPlan {
   switch (checkpointing.name) {
-    case "auto": {
-      const { limit, least } = automaticLimit(chain, checkpointing, room, besides);
-      if (limit === null) return least;
-      const plan = planWithin(chain, limit, plannerOf(chain, { entries: AUTOMATIC_ENTRIES, work: AUTOMATIC_WORK }));
-      Bun.gc(true);
-      return plannedTime(plan) < plannedTime(least) ? plan : least;
-    }
+    case "auto":
+      return planAutomatic(chain, checkpointing, room, besides);
     case "optimal":
     case "budget": {
       const isLimited = checkpointing.name === "budget" && checkpointing.base !== undefined;

@@ -59,8 +59,8 @@ export interface StartEvent {
   readonly limit: string | null;
   readonly limitBytes: number | null;
   /**
-   * Where no strategy was asked for: the limit of the activations that was taken, in bytes (null: as little as per-segment takes), which half it
-   * is, of what saving everything takes or of what was free, and the peak with per-segment.
+   * Where no strategy was asked for: the limit of the activations that was taken, in bytes (null: as little as per-segment takes), what they would
+   * take if everything was saved, whether the limit comes from that or is half of what was free, and the peak with per-segment.
    */
   readonly automatic: ModelPlan["automatic"];
   readonly schedule: Summary;
