@@ -31,7 +31,7 @@ export interface StepPlan {
   readonly chain: Chain;
   readonly schedule: Schedule;
   readonly placement: Placement;
-  /** What the default came to; none where a strategy was asked for. */
+  /** The default, and what it came to; none where a strategy was asked for. */
   readonly automatic?: Automatic;
 }
 
@@ -112,7 +112,7 @@ const HALVINGS = 5;
 export interface Automatic {
   /** Bytes that stash and workspace may have; null: `per-segment` takes more than the default allows, and is what is planned. */
   readonly limit: number | null;
-  /** What they would take if everything was saved, in bytes. */
+  /** Bytes that they would take if everything was saved. */
   readonly everything: number;
   /** Where the limit comes from: what saving everything takes, or half of what is free. */
   readonly by: "everything" | "free";
@@ -144,7 +144,7 @@ function planAutomatic(
   return { ...(plannedTime(plan) < plannedTime(least) ? plan : least), automatic: automatic(limit) };
 }
 
-/** Least limit from `least` to `most` with which a step is about as fast as with the latter. */
+/** Finds the least limit from `least` to `most` with which a step is about as fast as with the latter. */
 function enough(planner: Planner, least: number, most: number): number {
   const timeWithin = (bytes: number) => planner.plan(bytes)?.simulation.time ?? Infinity;
   const slowest = (1 + NEGLIGIBLE) * timeWithin(most);
