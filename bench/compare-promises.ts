@@ -14,19 +14,19 @@ const inBf16: readonly Promised[] = [
   { system: "products", beside: "pytorch-compiled", rate: 1 },
   { system: "products-least", beside: "pytorch-bf16", rate: 1.3, memory: 0.5 },
 ];
-const inF32: Promised = { system: "half", beside: "pytorch-none", rate: 1.35, memory: 0.5 };
+const inF32 = ["default", "half"].map((system): Promised => ({ system, beside: "pytorch-none", rate: 1.35, memory: 0.5 }));
 const wasmAlone = (rate: number): Promised => ({ system: "wasm-default", beside: "pytorch", rate });
 
 /** By shape, tokens, and layers where there are not all. */
 const PROMISES: Readonly<Record<string, readonly Promised[]>> = {
   "smollm2-135m 512": [
     ...inBf16,
-    inF32,
+    ...inF32,
     wasmAlone(0.85),
     { system: "full", beside: "pytorch-full", rate: 1.3, memory: 0.85 },
     { system: "full-8bit", beside: "pytorch-full", memory: 0.6 },
   ],
-  "smollm2-135m 2048": [...inBf16, inF32, wasmAlone(0.75)],
+  "smollm2-135m 2048": [...inBf16, ...inF32, wasmAlone(0.75)],
   "smollm2-135m 8192 6": [
     { system: "bf16", beside: "pytorch-none", rate: 1.3, memory: 0.15 },
     { system: "products-least", beside: "pytorch-bf16-none", rate: 1.1, memory: 0.15 },

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { formatBytes } from "../src/base/bytes.ts";
-import { BENCHMARKS, machine, median, ownVersions, versionsText, writeSection } from "./report.ts";
+import { BENCHMARKS, hasSection, machine, median, ownVersions, versionsText, writeSection } from "./report.ts";
 import { outcomesOf } from "./compare-promises.ts";
 import { fastestPeer, type Measured, medianOf, noiseOf, type Quantity, spreadOf, type SystemRuns } from "./compare-rows.ts";
 import { SHAPES } from "./shapes.ts";
@@ -9,8 +9,8 @@ import { SHAPES } from "./shapes.ts";
 /**
  * Whole training steps beside PyTorch's: runs bench/step.ts and bench/peers/pytorch.py in turn, several rounds, prints the
  * medians with their ratios to PyTorch f32 with gradient checkpointing and to PyTorch's fastest configuration, and writes them into
- * docs/benchmarks.md, unless there were less than three rounds or they differ too much. The exit code is 1 where a ratio is not what is promised
- * of it (compare-promises.ts).
+ * the section of docs/benchmarks.md that is for this shape and so many tokens, unless there were less than three rounds or they differ
+ * too much. The exit code is 1 where a ratio is not what is promised of it (compare-promises.ts).
  *
  *     PYTHON=/path/to/python bun bench/compare.ts --shapes smollm2-135m --tokens 512,1024 --rounds 3
  *
@@ -162,18 +162,14 @@ async function run(name: string, shape: string, tokens: string, baseline: readon
   return JSON.parse(output.split("\n").find((line) => line.startsWith("{"))!) as Run;
 }
 
-/**
- * Lines of a Markdown table: medians with the spread of rates, in brackets the ratio to the baseline of the same shape and tokens, and of
- * rate and memory the ratio to the fastest peer.
- */
+/** Lines of a Markdown table: medians with the spread of rates, in brackets the ratio to the baseline, and of rate and memory the ratio to the fastest peer. */
 function table(rows: readonly Row[]): string[] {
+  const base = rows.find(({ system }) => system === BASELINE);
+  const fastest = fastestPeer(rows);
   return [
     "| model | tokens | system | tokens/s | CPU s per step | peak RSS | first step after | of the fastest PyTorch: rate, RSS |",
     "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ...rows.map((row) => {
-      const same = rows.filter((other) => other.shape === row.shape && other.tokens === row.tokens);
-      const base = same.find(({ system }) => system === BASELINE);
-      const fastest = fastestPeer(same);
       const ratio = (other: Row, key: Quantity) => (medianOf(row, key) / medianOf(other, key)).toFixed(2);
       const cell = (key: Quantity, text: string) => (base && base !== row ? `${text} (${ratio(base, key)})` : text);
       const cells = [
@@ -202,7 +198,8 @@ function circumstances(rows: readonly Row[]): string[] {
       `medians of ${values.rounds} rounds of ${values.steps} steps, the first of which counts for "first step after" alone.`,
     "",
     `${what}, random weights, one row of tokens, gradient checkpointing on where nothing else is said${layers}. ` +
-      "In brackets: ratio to PyTorch f32 with gradient checkpointing. Behind ±: the greatest distance of a round from the median.",
+      (rows.some(({ system }) => system === BASELINE) ? "In brackets: ratio to PyTorch f32 with gradient checkpointing. " : "") +
+      "Behind ±: the greatest distance of a round from the median.",
   ];
 }
 
@@ -225,28 +222,24 @@ for (let round = 1; round <= Number(values.rounds); round++) {
     }
   }
 }
-for (const shape of values.shapes.split(",")) {
-  const all = cases
-    .filter((one) => one.shape === shape)
-    .flatMap(({ tokens }) =>
-      systems.map((system): Row => ({
-        shape,
-        tokens: Number(tokens),
-        system,
-        peer: SYSTEMS[system]!.peer !== false,
-        runs: rows.get(`${shape} ${tokens} ${system}`)!,
-      })),
-    );
+for (const { shape, tokens } of cases) {
+  const all = systems.map((system): Row => ({
+    shape,
+    tokens: Number(tokens),
+    system,
+    peer: SYSTEMS[system]!.peer !== false,
+    runs: rows.get(`${shape} ${tokens} ${system}`)!,
+  }));
   const lines = [...circumstances(all), "", ...table(all)];
   console.log(lines.join("\n"));
+  const layers = values.layers === undefined ? "" : `, ${values.layers} layers`;
+  const section = `steps, ${shape}, ${tokens} tokens${layers}`;
   const noise = noiseOf(all);
-  if (noise === null) writeSection(values.output, `steps, ${shape}`, lines);
-  else console.log(`\nnot written: ${noise}`);
-  for (const { tokens } of cases.filter((one) => one.shape === shape)) {
-    const same = all.filter((row) => row.tokens === Number(tokens));
-    for (const { text, isKept } of outcomesOf(same, { shape, tokens: Number(tokens), layers: values.layers ?? null })) {
-      console.log(text);
-      if (!isKept) process.exitCode = 1;
-    }
+  if (noise !== null) console.log(`\nnot written: ${noise}`);
+  else if (hasSection(values.output, section)) writeSection(values.output, section, lines);
+  else console.log(`\nnot written: ${values.output} has no section for ${section}`);
+  for (const { text, isKept } of outcomesOf(all, { shape, tokens: Number(tokens), layers: values.layers ?? null })) {
+    console.log(text);
+    if (!isKept) process.exitCode = 1;
   }
 }

@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { join } from "node:path";
 import { formatBytes } from "../src/base/bytes.ts";
@@ -21,6 +21,11 @@ export function versionsText(versions: Readonly<Record<string, string>>): string
   return Object.entries(versions)
     .map(([name, version]) => `${name} ${version}`)
     .join(", ");
+}
+
+/** Tells whether a page exists and has the marks of a section. */
+export function hasSection(page: string, name: string): boolean {
+  return existsSync(page) && readFileSync(page, "utf8").includes(`<!-- ${name} -->`);
 }
 
 /** Replaces what stands between the marks `<!-- NAME -->` and `<!-- /NAME -->` of a page. */
