@@ -37,14 +37,20 @@ export function fastestPeer<T extends SystemRuns>(all: readonly T[]): T | null {
 const LEAST_ROUNDS = 3;
 const MOST_SPREAD = 0.1;
 
-/** Why figures are not worth to be written down; null: they are. */
-export function noiseOf(all: readonly SystemRuns[]): string | null {
+/**
+ * Finds what is worth to be written down, and says what is not: a system whose rounds differ much, and everything where one that ratios are to is among
+ * them or has few rounds.
+ */
+export function quietOf<T extends SystemRuns>(
+  all: readonly T[],
+): { readonly rows: readonly T[]; readonly notes: readonly string[] } {
   const few = all.find(({ runs }) => runs.length < LEAST_ROUNDS);
-  if (few) return `${few.system} has ${few.runs.length} of at least ${LEAST_ROUNDS} rounds`;
-  const spreads = all.map((one) => ({ system: one.system, spread: spreadOf(one) }));
-  const worst = spreads.reduce((most, one) => (one.spread > most.spread ? one : most));
+  if (few) return { rows: [], notes: [`${few.system} has ${few.runs.length} of at least ${LEAST_ROUNDS} rounds`] };
   const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
-  return worst.spread > MOST_SPREAD
-    ? `rounds of ${worst.system} differ by ${percent(worst.spread)} from their median, more than ${percent(MOST_SPREAD)}: the machine is busy`
-    : null;
+  const noisy = all.filter((one) => spreadOf(one) > MOST_SPREAD);
+  const notes = noisy.map(
+    (one) =>
+      `rounds of ${one.system} differ by ${percent(spreadOf(one))} from their median, more than ${percent(MOST_SPREAD)}: the machine is busy`,
+  );
+  return { rows: noisy.some(({ peer }) => peer) ? [] : all.filter((one) => !noisy.includes(one)), notes };
 }

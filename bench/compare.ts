@@ -3,14 +3,14 @@ import { parseArgs } from "node:util";
 import { formatBytes } from "../src/base/bytes.ts";
 import { BENCHMARKS, hasSection, machine, median, ownVersions, versionsText, writeSection } from "./report.ts";
 import { outcomesOf } from "./compare-promises.ts";
-import { fastestPeer, type Measured, medianOf, noiseOf, type Quantity, spreadOf, type SystemRuns } from "./compare-rows.ts";
+import { fastestPeer, type Measured, medianOf, type Quantity, quietOf, spreadOf, type SystemRuns } from "./compare-rows.ts";
 import { SHAPES } from "./shapes.ts";
 
 /**
  * Whole training steps beside PyTorch's: runs bench/step.ts and bench/peers/pytorch.py in turn, several rounds, prints the
  * medians with their ratios to PyTorch f32 with gradient checkpointing and to PyTorch's fastest configuration, and writes them into
- * the section of docs/benchmarks.md that is for this shape and so many tokens, unless there were less than three rounds or they differ
- * too much. The exit code is 1 where a ratio is not what is promised of it (compare-promises.ts).
+ * the section of docs/benchmarks.md that is for this shape and so many tokens, of systems with three rounds
+ * that hardly differ. The exit code is 1 where a ratio is not what is promised of it (compare-promises.ts).
  *
  *     PYTHON=/path/to/python bun bench/compare.ts --shapes smollm2-135m --tokens 512,1024 --rounds 3
  *
@@ -230,14 +230,14 @@ for (const { shape, tokens } of cases) {
     peer: SYSTEMS[system]!.peer !== false,
     runs: rows.get(`${shape} ${tokens} ${system}`)!,
   }));
-  const lines = [...circumstances(all), "", ...table(all)];
-  console.log(lines.join("\n"));
+  const linesOf = (written: readonly Row[]) => [...circumstances(written), "", ...table(written)];
+  console.log(linesOf(all).join("\n"));
   const layers = values.layers === undefined ? "" : `, ${values.layers} layers`;
   const section = `steps, ${shape}, ${tokens} tokens${layers}`;
-  const noise = noiseOf(all);
-  if (noise !== null) console.log(`\nnot written: ${noise}`);
-  else if (hasSection(values.output, section)) writeSection(values.output, section, lines);
-  else console.log(`\nnot written: ${values.output} has no section for ${section}`);
+  const { rows: quiet, notes } = quietOf(all);
+  for (const note of notes) console.log(`\nnot written: ${note}`);
+  if (quiet.length > 0 && hasSection(values.output, section)) writeSection(values.output, section, linesOf(quiet));
+  else if (quiet.length > 0) console.log(`\nnot written: ${values.output} has no section for ${section}`);
   for (const { text, isKept } of outcomesOf(all, { shape, tokens: Number(tokens), layers: values.layers ?? null })) {
     console.log(text);
     if (!isKept) process.exitCode = 1;

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { outcomesOf } from "../../bench/compare-promises.ts";
-import { fastestPeer, noiseOf, spreadOf, type SystemRuns } from "../../bench/compare-rows.ts";
+import { fastestPeer, quietOf, spreadOf, type SystemRuns } from "../../bench/compare-rows.ts";
 
 const runs = (system: string, peer: boolean, rates: readonly number[]): SystemRuns => ({
   system,
@@ -16,11 +16,16 @@ test("the fastest peer is by medians, and none of ours", () => {
 
 test("figures are written of three rounds that hardly differ, and else it is said why not", () => {
   expect(spreadOf(runs("a", true, [90, 100, 120]))).toBeCloseTo(0.2, 12);
-  expect(noiseOf([runs("a", true, [100, 101, 99]), runs("b", false, [200, 219, 200])])).toBeNull();
-  expect(noiseOf([runs("a", true, [100, 101])])).toBe("a has 2 of at least 3 rounds");
-  expect(noiseOf([runs("a", true, [100, 101, 99]), runs("b", false, [200, 260, 200])])).toBe(
-    "rounds of b differ by 30 % from their median, more than 10 %: the machine is busy",
-  );
+  const [peer, calm, busy] = [
+    runs("a", true, [100, 101, 99]),
+    runs("b", false, [200, 219, 200]),
+    runs("c", false, [200, 260, 200]),
+  ];
+  expect(quietOf([peer, calm])).toEqual({ rows: [peer, calm], notes: [] });
+  expect(quietOf([runs("a", true, [100, 101])])).toEqual({ rows: [], notes: ["a has 2 of at least 3 rounds"] });
+  const note = (system: string) => `rounds of ${system} differ by 30 % from their median, more than 10 %: the machine is busy`;
+  expect(quietOf([peer, calm, busy])).toEqual({ rows: [peer, calm], notes: [note("c")] });
+  expect(quietOf([{ ...busy, peer: true }, calm])).toEqual({ rows: [], notes: [note("c")] });
 });
 
 test("ratios of medians are held against what is promised of a shape, of systems that ran", () => {
