@@ -100,11 +100,11 @@ export const PLANNED_VARIANTS = 4;
 /** Share of the bytes that are free which activations get by default, at most. */
 const FREE_SHARE = 0.5;
 /**
- * Shares of what saving everything takes that activations get by default, at least and at most. Between two thirds and three quarters nothing is left to be
- * computed again, as a rule, that takes more than a hundredth of a step; something always is.
+ * Shares of what saving everything takes that activations get by default, at least and at most. With about 70 % dense blocks compute again what takes a hundredth
+ * of a step; what the rest would buy is less than that.
  */
 const [LEAST_SHARE, MOST_SHARE] = [0.5, 0.75];
-/** Share of a step's time that is not worth more memory, and how often the range of what may be enough is halved. */
+/** Share of a step's time that more memory is not taken for, and how often the range of limits is halved to find the least. */
 const NEGLIGIBLE = 0.005;
 const HALVINGS = 5;
 
